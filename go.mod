@@ -1,0 +1,204 @@
+module shoal.dev/shoal
+
+go 1.26.6
+
+require (
+	github.com/containerd/containerd/api v1.12.0 // indirect
+	github.com/containerd/containerd/v2 v2.4.2
+	github.com/containerd/log v0.2.0 // indirect
+	github.com/containerd/plugin v1.1.0 // indirect
+	github.com/containerd/ttrpc v1.2.9 // indirect
+	github.com/containerd/typeurl/v2 v2.3.0 // indirect
+	github.com/docker/cli v29.9.3+incompatible
+	github.com/fxamacker/cbor/v2 v2.9.4
+	github.com/google/go-containerregistry v0.21.6
+	github.com/google/nftables v0.3.0
+	github.com/hashicorp/raft v1.8.0
+	github.com/moby/moby/api v1.56.1
+	github.com/moby/moby/client v0.6.2
+	github.com/moby/swarmkit/v2 v2.0.0 // indirect
+	github.com/opencontainers/runtime-spec v1.3.0 // indirect
+	github.com/spf13/cobra v1.10.2 // indirect
+	github.com/vishvananda/netlink v1.3.1
+	github.com/vishvananda/netns v0.0.5
+	go.etcd.io/bbolt v1.5.0
+	golang.org/x/sys v0.48.0 // indirect
+	google.golang.org/grpc v1.83.2 // indirect
+)
+
+replace github.com/Azure/go-ansiterm => github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c
+
+require dario.cat/mergo v1.0.2 // indirect
+
+require github.com/containerd/errdefs v1.0.0 // indirect
+
+require github.com/containerd/errdefs/pkg v0.3.0 // indirect
+
+require github.com/containerd/platforms v1.0.0-rc.5 // indirect
+
+require github.com/distribution/reference v0.6.0 // indirect
+
+require github.com/docker/cli-docs-tool v0.11.0 // indirect
+
+require github.com/docker/distribution v2.8.3+incompatible // indirect
+
+require github.com/docker/docker-credential-helpers v0.9.9 // indirect
+
+require github.com/docker/go-connections v0.8.2 // indirect
+
+require github.com/docker/go-units v0.5.0 // indirect
+
+require github.com/fvbommel/sortorder v1.2.1 // indirect
+
+require github.com/go-jose/go-jose/v4 v4.1.7 // indirect
+
+require github.com/go-viper/mapstructure/v2 v2.5.0 // indirect
+
+require github.com/google/shlex v0.0.0-20191202100458-e7afc7fbc510 // indirect
+
+require github.com/google/uuid v1.6.0 // indirect
+
+require github.com/mattn/go-runewidth v0.0.31 // indirect
+
+require github.com/moby/go-archive v0.3.3 // indirect
+
+require github.com/moby/patternmatcher v0.6.1 // indirect
+
+require github.com/moby/sys/atomicwriter v0.1.0 // indirect
+
+require github.com/moby/sys/capability v0.4.0 // indirect
+
+require github.com/moby/sys/sequential v0.7.0 // indirect
+
+require github.com/moby/sys/signal v0.7.1 // indirect
+
+require github.com/moby/sys/symlink v0.3.0 // indirect
+
+require github.com/moby/term v0.5.2 // indirect
+
+require github.com/morikuni/aec v1.1.0 // indirect
+
+require github.com/opencontainers/go-digest v1.0.0 // indirect
+
+require github.com/opencontainers/image-spec v1.1.1 // indirect
+
+require github.com/pkg/browser v0.0.0-20240102092130-5ac0b6a4141c // indirect
+
+require github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
+
+require github.com/sirupsen/logrus v1.10.2 // indirect
+
+require github.com/spf13/pflag v1.0.10 // indirect
+
+require github.com/tonistiigi/go-rosetta v0.0.0-20220804170347-3f4430f2d346 // indirect
+
+require go.etcd.io/etcd/raft/v3 v3.5.6 // indirect
+
+require go.yaml.in/yaml/v3 v3.0.6 // indirect
+
+require tags.cncf.io/container-device-interface v1.1.1 // indirect
+
+require github.com/Microsoft/go-winio v0.6.3 // indirect
+
+require github.com/beorn7/perks v1.0.1 // indirect
+
+require github.com/cenkalti/backoff/v5 v5.0.3 // indirect
+
+require github.com/cespare/xxhash/v2 v2.3.0 // indirect
+
+require github.com/clipperhouse/uax29/v2 v2.7.0 // indirect
+
+require github.com/docker/go-events v0.1.0 // indirect
+
+require github.com/docker/go-metrics v0.1.0 // indirect
+
+require github.com/docker/libtrust v0.0.0-20160708172513-aabc10ec26b7 // indirect
+
+require github.com/felixge/httpsnoop v1.1.0 // indirect
+
+require github.com/go-logr/logr v1.4.4 // indirect
+
+require github.com/go-logr/stdr v1.2.2 // indirect
+
+require github.com/gorilla/mux v1.8.1 // indirect
+
+require github.com/inconshreveable/mousetrap v1.1.0 // indirect
+
+require github.com/klauspost/compress v1.20.2 // indirect
+
+require github.com/moby/docker-image-spec v1.3.1 // indirect
+
+require github.com/moby/sys/user v0.4.1 // indirect
+
+require github.com/moby/sys/userns v0.2.1 // indirect
+
+require github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
+
+require go.opentelemetry.io/auto/sdk v1.2.1 // indirect
+
+require (
+	github.com/google/go-cmp v0.7.0
+	github.com/hashicorp/go-memdb v1.3.2
+	github.com/hashicorp/yamux v0.1.2
+	github.com/rogpeppe/go-internal v1.14.1
+	go.opentelemetry.io/proto/otlp v1.11.0 // indirect
+	golang.org/x/sync v0.23.0
+	golang.org/x/time v0.16.0
+	pgregory.net/rapid v1.2.0
+)
+
+require (
+	github.com/Azure/go-ansiterm v0.0.0-20261006220739-8c912ac31dd4 // indirect
+	github.com/Microsoft/hcsshim v0.15.0-rc.4 // indirect
+	github.com/cilium/ebpf v0.17.3 // indirect
+	github.com/containerd/cgroups/v3 v3.1.3 // indirect
+	github.com/containerd/console v1.0.5 // indirect
+	github.com/containerd/continuity v0.5.0 // indirect
+	github.com/containerd/fifo v1.1.0 // indirect
+	github.com/containerd/go-runc v1.2.1 // indirect
+	github.com/containerd/log/otel v0.1.0 // indirect
+	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
+	github.com/fatih/color v1.13.0 // indirect
+	github.com/godbus/dbus/v5 v5.1.0 // indirect
+	github.com/gogo/protobuf v1.3.2 // indirect
+	github.com/golang/protobuf v1.5.4 // indirect
+	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
+	github.com/hashicorp/go-hclog v1.6.3 // indirect
+	github.com/hashicorp/go-immutable-radix v1.3.1 // indirect
+	github.com/hashicorp/go-metrics v0.7.0 // indirect
+	github.com/hashicorp/go-msgpack/v2 v2.1.5 // indirect
+	github.com/hashicorp/golang-lru v1.0.2 // indirect
+	github.com/mattn/go-colorable v0.1.12 // indirect
+	github.com/mattn/go-isatty v0.0.14 // indirect
+	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42 // indirect
+	github.com/mdlayher/socket v0.6.0 // indirect
+	github.com/mdlayher/vsock v1.3.0 // indirect
+	github.com/moby/locker v1.0.1 // indirect
+	github.com/moby/sys/mountinfo v0.7.2 // indirect
+	github.com/pelletier/go-toml/v2 v2.4.3 // indirect
+	github.com/pkg/errors v0.9.1 // indirect
+	github.com/prometheus/client_golang v1.24.1 // indirect
+	github.com/prometheus/client_model v0.6.3 // indirect
+	github.com/prometheus/common v0.71.0 // indirect
+	github.com/prometheus/procfs v0.21.1 // indirect
+	github.com/x448/float16 v0.8.4 // indirect
+	go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc v0.71.0 // indirect
+	go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp v0.71.0 // indirect
+	go.opentelemetry.io/contrib/propagators/envcar v0.71.0 // indirect
+	go.opentelemetry.io/otel v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.46.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc v1.46.0 // indirect
+	go.opentelemetry.io/otel/log v1.47.0 // indirect
+	go.opentelemetry.io/otel/metric v1.47.0 // indirect
+	go.opentelemetry.io/otel/sdk v1.47.0 // indirect
+	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
+	go.opentelemetry.io/otel/trace v1.47.0 // indirect
+	golang.org/x/net v0.59.0 // indirect
+	golang.org/x/term v0.46.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	golang.org/x/tools v0.50.0 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
+)

@@ -1,0 +1,29 @@
+package cluster
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+)
+
+// ClaimName claims a name among the records of a kind.
+func ClaimName(k Kind, name string) string { return "name/" + string(k) + "/" + name }
+
+// ClaimPort claims a port of the routing mesh, which is the same on every node.
+func ClaimPort(protocol string, port uint32) string {
+	return fmt.Sprintf("port/%s/%d", protocol, port)
+}
+
+// ClaimAddr claims an address on a network.
+func ClaimAddr(networkID string, a netip.Addr) string { return "addr/" + networkID + "/" + a.String() }
+
+// ClaimSlot claims a slot of a service for a task. A replacement takes the claim over with its expected version.
+func ClaimSlot(serviceID string, slot int) string {
+	return "slot/" + serviceID + "/" + strconv.Itoa(slot)
+}
+
+// ClaimNodeIndex claims a node's small number; see [Node.Index].
+func ClaimNodeIndex(i uint16) string { return "index/" + strconv.Itoa(int(i)) }
+
+// ClaimVNI claims a VXLAN network identifier.
+func ClaimVNI(vni uint32) string { return "vni/" + strconv.FormatUint(uint64(vni), 10) }

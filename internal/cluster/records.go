@@ -1,0 +1,195 @@
+package cluster
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// Swarm is the swarm's settings, join tokens and public CA certificate. The settings are the specification part;
+// the rest (epoch, TLSInfo, rotation) is state.
+type Swarm struct {
+	swarm.Swarm
+	StateVersion uint64 `json:",omitempty"`
+	// Epoch counts how often the swarm's history was cut (--force-new-cluster, restore). An agent refuses a manager
+	// of a lower epoch.
+	Epoch uint64 `json:",omitempty"`
+}
+
+// Node is a member of the swarm. The user's NodeSpec, the data path and the index are the specification part; the
+// description, status and manager status are state.
+type Node struct {
+	swarm.Node
+	StateVersion uint64 `json:",omitempty"`
+	// Index is the node's small number, from 1 to 65535, unique in the swarm (claimed): the conntrack zone and mark
+	// that the ingress network knows it by.
+	Index uint16 `json:",omitempty"`
+	// DataPathAddr is the address that tunnels between nodes use.
+	DataPathAddr netip.Addr `json:"DataPathAddr,omitzero"`
+	// IngressAddr is the node's own address on the ingress network.
+	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
+}
+
+// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus and
+// JobStatus are state.
+type Service struct {
+	swarm.Service
+	StateVersion uint64 `json:",omitempty"`
+}
+
+// Task is one try to run a service's container on a node. Status is its state part; everything else, the desired
+// state, the node and the addresses among it, is the specification part.
+type Task struct {
+	swarm.Task
+	StateVersion uint64 `json:",omitempty"`
+	// ServiceName is the service's name when the task was made; container names and hostnames derive from it.
+	ServiceName string `json:",omitempty"`
+	// SpecVersion is the version of the service's specification that the task was made from.
+	SpecVersion uint64 `json:",omitempty"`
+	// StartAt is the time before which the task is not started: the restart delay. It is swarm time.
+	StartAt time.Time `json:"StartAt,omitzero"`
+	// Attempt counts the tasks that its slot had since the service's specification last changed.
+	Attempt uint64 `json:",omitempty"`
+}
+
+// Network is a swarm-wide network. Its VNI is in DriverState, its subnets in IPAMOptions; both are state.
+type Network struct {
+	swarm.Network
+	StateVersion uint64 `json:",omitempty"`
+}
+
+// Claim makes something unique: it is created with expected version 0, which only one writer can do. The ID says
+// what is claimed; see the Claim* functions.
+type Claim struct {
+	ID string
+	swarm.Meta
+	StateVersion uint64 `json:",omitempty"`
+	// Owner is the ID of the record that holds the claim.
+	Owner string `json:",omitempty"`
+	// OwnerName is what to call the owner in an error message.
+	OwnerName string `json:",omitempty"`
+	// ReleasedAt is the store version at which the owner let go; the claim is deleted when no node's kernel can
+	// still hold it. 0: in use.
+	ReleasedAt uint64 `json:",omitempty"`
+}
+
+// Authority is the swarm's certificate authority: the only record with a private key. It has no route.
+type Authority struct {
+	ID string
+	swarm.Meta
+	StateVersion uint64 `json:",omitempty"`
+	// Cert is the root certificate, PEM.
+	Cert []byte `json:",omitempty"`
+	// PrivateKey is the root's private key, PKCS #8 in PEM.
+	PrivateKey []byte `json:",omitempty"`
+}
+
+func (*Swarm) Kind() Kind     { return KindSwarm }
+func (*Node) Kind() Kind      { return KindNode }
+func (*Service) Kind() Kind   { return KindService }
+func (*Task) Kind() Kind      { return KindTask }
+func (*Network) Kind() Kind   { return KindNetwork }
+func (*Claim) Kind() Kind     { return KindClaim }
+func (*Authority) Kind() Kind { return KindAuthority }
+
+func (*Swarm) Key() string     { return SingletonID }
+func (n *Node) Key() string    { return n.ID }
+func (s *Service) Key() string { return s.ID }
+func (t *Task) Key() string    { return t.ID }
+func (n *Network) Key() string { return n.ID }
+func (c *Claim) Key() string   { return c.ID }
+func (*Authority) Key() string { return SingletonID }
+
+func (s *Swarm) GetMeta() *swarm.Meta     { return &s.Meta }
+func (n *Node) GetMeta() *swarm.Meta      { return &n.Meta }
+func (s *Service) GetMeta() *swarm.Meta   { return &s.Meta }
+func (t *Task) GetMeta() *swarm.Meta      { return &t.Meta }
+func (n *Network) GetMeta() *swarm.Meta   { return &n.Meta }
+func (c *Claim) GetMeta() *swarm.Meta     { return &c.Meta }
+func (a *Authority) GetMeta() *swarm.Meta { return &a.Meta }
+
+func (s *Swarm) GetStateVersion() *uint64     { return &s.StateVersion }
+func (n *Node) GetStateVersion() *uint64      { return &n.StateVersion }
+func (s *Service) GetStateVersion() *uint64   { return &s.StateVersion }
+func (t *Task) GetStateVersion() *uint64      { return &t.StateVersion }
+func (n *Network) GetStateVersion() *uint64   { return &n.StateVersion }
+func (c *Claim) GetStateVersion() *uint64     { return &c.StateVersion }
+func (a *Authority) GetStateVersion() *uint64 { return &a.StateVersion }
+
+func (s *Swarm) Clone() Object     { return deepCopy(s) }
+func (n *Node) Clone() Object      { return deepCopy(n) }
+func (s *Service) Clone() Object   { return deepCopy(s) }
+func (t *Task) Clone() Object      { return deepCopy(t) }
+func (n *Network) Clone() Object   { return deepCopy(n) }
+func (c *Claim) Clone() Object     { return deepCopy(c) }
+func (a *Authority) Clone() Object { return deepCopy(a) }
+
+// MergeState takes the epoch, the TLS facts and the rotation flag.
+func (s *Swarm) MergeState(from Object) {
+	f := from.(*Swarm)
+	s.Epoch, s.TLSInfo, s.RootRotationInProgress = f.Epoch, f.TLSInfo, f.RootRotationInProgress
+}
+
+// MergeState takes the description and both statuses.
+func (n *Node) MergeState(from Object) {
+	f := from.(*Node)
+	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
+}
+
+// MergeState takes the endpoint, the update status and the job status.
+func (s *Service) MergeState(from Object) {
+	f := from.(*Service)
+	s.Endpoint, s.UpdateStatus, s.JobStatus = f.Endpoint, f.UpdateStatus, f.JobStatus
+}
+
+// MergeState takes the status.
+func (t *Task) MergeState(from Object) { t.Status = from.(*Task).Status }
+
+// MergeState takes the driver state and the allocated address ranges.
+func (n *Network) MergeState(from Object) {
+	f := from.(*Network)
+	n.DriverState, n.IPAMOptions = f.DriverState, f.IPAMOptions
+}
+
+// MergeState does nothing: a claim is all specification.
+func (c *Claim) MergeState(Object) {}
+
+// MergeState does nothing: the authority is all specification.
+func (a *Authority) MergeState(Object) {}
+
+// New returns an empty record of the kind, or nil if the kind is unknown.
+func New(k Kind) Object {
+	switch k {
+	case KindSwarm:
+		return &Swarm{}
+	case KindNode:
+		return &Node{}
+	case KindService:
+		return &Service{}
+	case KindTask:
+		return &Task{}
+	case KindNetwork:
+		return &Network{}
+	case KindClaim:
+		return &Claim{}
+	case KindAuthority:
+		return &Authority{}
+	}
+	return nil
+}
+
+// Kinds lists every kind of record.
+func Kinds() []Kind {
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority}
+}
+
+// Address returns the task's address on the network, or the zero address.
+func (t *Task) Address(networkID string) netip.Addr {
+	for _, a := range t.NetworksAttachments {
+		if a.Network.ID == networkID && len(a.Addresses) > 0 {
+			return a.Addresses[0].Addr()
+		}
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,156 @@
+// Package engine is the contract of what runs containers on one host: images, containers, their logs and exit codes.
+//
+// It decides nothing; it says what an implementation guarantees. Package containerd implements it on containerd and
+// our shim, package fake in memory, and package enginetest is the suite that both pass. The types are the Engine
+// API's own, so that nothing is converted on the way to a client. Consumers declare the part of [Engine] they use.
+//
+// Errors are of the errdefs taxonomy (github.com/containerd/errdefs): NotFound, Conflict, InvalidArgument,
+// Unavailable …, with Docker's words. Every method ends when its context does. All methods are safe for concurrent use.
+package engine
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/registry"
+)
+
+// Engine is everything. It survives its own death: containers, logs and exit codes stay while it is away, and a new
+// instance on the same data finds them as they are.
+type Engine interface {
+	Containers
+	Images
+	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.
+	Events(ctx context.Context) <-chan Event
+	// Usage counts containers and images, for `info`.
+	Usage(ctx context.Context) (Usage, error)
+}
+
+// Containers is the life of containers. A container is named by its name, its ID or an unambiguous prefix of it.
+type Containers interface {
+	// Create makes a container that does not run. It fails with NotFound if the image is not there (it does not
+	// pull) and Conflict if the name is taken.
+	Create(ctx context.Context, s Spec) (id string, warnings []string, err error)
+	// Start runs it. Starting a running container does nothing.
+	Start(ctx context.Context, name string) error
+	// Stop sends the stop signal and, after the grace period, SIGKILL; it returns when the container has exited.
+	// Stopping a container that does not run does nothing.
+	Stop(ctx context.Context, name string, o StopOptions) error
+	// Kill sends a signal, by name or number, "" being SIGKILL. Conflict if the container does not run.
+	Kill(ctx context.Context, name, signal string) error
+	// Remove deletes it; Conflict if it runs and force is false.
+	Remove(ctx context.Context, name string, force bool) error
+	// Wait returns a channel that gives one result when the condition holds. The condition is looked at before Wait
+	// returns, so that nothing between Wait and a later Start is missed.
+	Wait(ctx context.Context, name string, c container.WaitCondition) (<-chan WaitResult, error)
+	Inspect(ctx context.Context, name string) (*container.InspectResponse, error)
+	List(ctx context.Context, o ListOptions) ([]container.Summary, error)
+	// Logs calls each for every line, oldest first, and returns nil at the end or, with Follow, when the container
+	// has exited and all was read. An error of each ends it and is returned.
+	Logs(ctx context.Context, name string, o LogOptions, each func(LogLine) error) error
+}
+
+// Images is the local images.
+type Images interface {
+	// Pull fetches ref (a familiar name with a tag or digest; "latest" if neither) for this host's platform. It
+	// reports Docker's progress messages; report may be nil. It succeeds at once if all is there already.
+	Pull(ctx context.Context, ref string, auth *registry.AuthConfig, report func(jsonstream.Message)) error
+	// Load imports an OCI layout or a docker-archive from a tar stream and returns the names it brought.
+	Load(ctx context.Context, r io.Reader) ([]string, error)
+	// Images lists them, newest first.
+	Images(ctx context.Context, o ImageListOptions) ([]image.Summary, error)
+	InspectImage(ctx context.Context, ref string) (*image.InspectResponse, error)
+	// RemoveImage untags ref and deletes what is unused afterwards; Conflict while a container uses it, unless force.
+	RemoveImage(ctx context.Context, ref string, force bool) ([]image.DeleteResponse, error)
+	// Distribution asks the registry for ref's digest and platforms without pulling.
+	Distribution(ctx context.Context, ref string, auth *registry.AuthConfig) (*registry.DistributionInspect, error)
+}
+
+// Spec is a container to be created: what POST /containers/create says, and what only Shoal says.
+type Spec struct {
+	Name       string // "" makes one up
+	Platform   string // "" is the host's
+	Config     *container.Config
+	HostConfig *container.HostConfig
+	// Ingress is the container's address on the routing mesh; zero for none.
+	Ingress netip.Addr
+}
+
+// StopOptions says how to stop. The zero value takes both from the container, then Docker's defaults (SIGTERM, 10 s).
+type StopOptions struct {
+	Signal  string
+	Timeout *time.Duration
+}
+
+// WaitResult is how a container ended.
+type WaitResult struct {
+	ExitCode int
+	Err      error
+}
+
+// ListOptions chooses containers. Filters are those of GET /containers/json; an unknown one is InvalidArgument.
+type ListOptions struct {
+	All     bool // also those that do not run
+	Limit   int  // the newest so many, running or not; 0 is no limit
+	Size    bool
+	Filters map[string][]string
+}
+
+// ImageListOptions chooses images. Filters are those of GET /images/json.
+type ImageListOptions struct {
+	All     bool
+	Filters map[string][]string
+}
+
+// LogOptions chooses log lines.
+type LogOptions struct {
+	Stdout, Stderr bool
+	Follow         bool
+	Since, Until   time.Time // zero: no bound
+	Tail           int       // the last so many lines; negative: all
+}
+
+// LogLine is a line that a container wrote, with its newline if it had one.
+type LogLine struct {
+	Stream string // "stdout" or "stderr"
+	Time   time.Time
+	Line   []byte
+}
+
+// Event is something that happened to a container: create, start, die, oom, stop, kill, destroy; or to an image.
+type Event struct {
+	Type       string // "container" or "image"
+	Action     string
+	ID         string
+	Attributes map[string]string // name, image, exitCode, signal, and the container's labels
+	Time       time.Time
+}
+
+// Usage is what the engine holds.
+type Usage struct {
+	Running, Paused, Stopped, Images int
+}
+
+// Sandboxes gives containers their network. The engine consumes it; the network implements it.
+type Sandboxes interface {
+	// Attach makes or finds the network namespace of a container and returns its path and the container's address on
+	// the host's own bridge. It may be called again for the same container.
+	Attach(ctx context.Context, id string, ingress netip.Addr) (Sandbox, error)
+	// Detach drops the namespace. Detaching what is not attached does nothing.
+	Detach(ctx context.Context, id string) error
+}
+
+// Sandbox is a container's network.
+type Sandbox struct {
+	NetNS   string     // path of its network namespace
+	Addr    netip.Addr // its address on the host's bridge
+	Gateway netip.Addr
+	Bits    int // length of the bridge's prefix
+	MAC     string
+	Bridge  string // name of the network as the API shows it, "bridge"
+}

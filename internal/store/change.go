@@ -1,0 +1,199 @@
+package store
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+
+	"shoal.dev/shoal/internal/cluster"
+)
+
+// Part says which part of a record a change writes.
+type Part uint8
+
+// The parts of a record, see package cluster.
+const (
+	PartSpec  Part = 1
+	PartState Part = 2
+)
+
+// Change writes or deletes one record. Make one with [Create], [PutSpec], [PutState], [PutBoth] or [Delete]: they take
+// the expected versions from the record, which therefore must be a clone of the one that was read.
+type Change struct {
+	Kind cluster.Kind
+	ID   string
+	// Delete removes the record; Expect is its specification's version.
+	Delete bool
+	// Parts are the parts that are written; a creation writes both.
+	Parts Part
+	// Expect is the specification's version that must be there, 0 if the record must not exist. It counts where
+	// Parts has PartSpec, and for Delete.
+	Expect uint64
+	// ExpectState is the state's version that must be there; it counts where Parts has PartState and the record is
+	// not being created.
+	ExpectState uint64
+	// Value is the record; nil for Delete.
+	Value cluster.Object
+}
+
+// Group is a set of changes that apply together or not at all.
+type Group struct {
+	Changes []Change
+	// Why says in words what the group is for: logs and traces. It is not stored.
+	Why string
+}
+
+// Create makes a record that must not exist.
+func Create(o cluster.Object) Change {
+	return Change{Kind: o.Kind(), ID: o.Key(), Parts: PartSpec | PartState, Value: o}
+}
+
+// PutSpec writes a record's specification part.
+func PutSpec(o cluster.Object) Change { return put(o, PartSpec) }
+
+// PutState writes a record's state part.
+func PutState(o cluster.Object) Change { return put(o, PartState) }
+
+// PutBoth writes both parts.
+func PutBoth(o cluster.Object) Change { return put(o, PartSpec|PartState) }
+
+func put(o cluster.Object, p Part) Change {
+	return Change{
+		Kind: o.Kind(), ID: o.Key(), Parts: p, Value: o,
+		Expect: o.GetMeta().Version.Index, ExpectState: *o.GetStateVersion(),
+	}
+}
+
+// Delete removes a record if its specification is still at the version of o.
+func Delete(o cluster.Object) Change {
+	return Change{Kind: o.Kind(), ID: o.Key(), Delete: true, Expect: o.GetMeta().Version.Index}
+}
+
+// String is the change in one line: what tests, logs and explanations print.
+func (c Change) String() string {
+	switch {
+	case c.Delete:
+		return fmt.Sprintf("delete %s %s", c.Kind, c.ID)
+	case c.Expect == 0 && c.Parts&PartSpec != 0:
+		return fmt.Sprintf("create %s %s", c.Kind, c.ID)
+	}
+	parts := [...]string{"", "spec", "state", "spec+state"}[c.Parts&3]
+	return fmt.Sprintf("write %s of %s %s", parts, c.Kind, c.ID)
+}
+
+// Result is what applying an entry returned.
+type Result struct {
+	// Index is the entry's.
+	Index uint64
+	// Groups has nil or a [*ConflictError] for every group.
+	Groups []error
+	// Err is set where the entry could not be read; then nothing of it was applied.
+	Err error
+}
+
+type entry struct {
+	At     time.Time
+	Groups []Group
+}
+
+// Apply applies an encoded entry. Whoever owns the log calls it once for each entry, in order.
+func (s *Store) Apply(index uint64, data []byte) *Result {
+	e, err := decodeEntry(data)
+	if err != nil {
+		return &Result{Index: index, Err: fmt.Errorf("entry %d of the swarm's log cannot be read: %w", index, err)}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	txn := s.db.Txn(true)
+	defer txn.Abort()
+	res := &Result{Index: index, Groups: make([]error, len(e.Groups))}
+	var events []Event
+	for i, g := range e.Groups {
+		if err := check(txn, g); err != nil {
+			res.Groups[i] = err
+			continue
+		}
+		for _, c := range g.Changes {
+			events = append(events, applyOne(txn, index, e.At, c))
+		}
+	}
+	txn.Commit()
+	s.advance(index, e.At)
+	s.notify(index, events)
+	return res
+}
+
+// Advance tells the store that the log has passed index with an entry that is not the store's.
+func (s *Store) Advance(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if index > s.index {
+		s.advance(index, s.at)
+	}
+}
+
+func (s *Store) advance(index uint64, at time.Time) {
+	s.index = index
+	if at.After(s.at) {
+		s.at, s.atSince = at, time.Now()
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func check(txn *memdb.Txn, g Group) error {
+	for _, c := range g.Changes {
+		old := first(txn, c.Kind, c.ID)
+		var spec, state uint64
+		if old != nil {
+			spec, state = old.GetMeta().Version.Index, *old.GetStateVersion()
+		}
+		if (c.Delete || c.Parts&PartSpec != 0) && spec != c.Expect {
+			return &ConflictError{c.Kind, c.ID, c.Expect, spec}
+		}
+		if c.Delete || c.Parts&PartState == 0 || old == nil && c.Parts&PartSpec != 0 {
+			continue
+		}
+		if old == nil || state != c.ExpectState {
+			return &ConflictError{c.Kind, c.ID, c.ExpectState, state}
+		}
+	}
+	return nil
+}
+
+// applyOne writes a change whose group was checked.
+func applyOne(txn *memdb.Txn, index uint64, at time.Time, c Change) Event {
+	old := first(txn, c.Kind, c.ID)
+	if c.Delete {
+		must(txn.Delete(string(c.Kind), old))
+		return Event{Kind: c.Kind, ID: c.ID, Old: old}
+	}
+	o := c.Value
+	m := o.GetMeta()
+	switch {
+	case old == nil:
+		m.CreatedAt, m.UpdatedAt = at, at
+		m.Version.Index, *o.GetStateVersion() = index, index
+	case c.Parts == PartState:
+		n := old.Clone()
+		n.MergeState(o)
+		*n.GetStateVersion() = index
+		o = n
+	case c.Parts == PartSpec:
+		o.MergeState(old)
+		*o.GetStateVersion() = *old.GetStateVersion()
+		m.CreatedAt, m.UpdatedAt, m.Version.Index = old.GetMeta().CreatedAt, at, index
+	default:
+		*o.GetStateVersion() = index
+		m.CreatedAt, m.UpdatedAt, m.Version.Index = old.GetMeta().CreatedAt, at, index
+	}
+	must(txn.Insert(string(c.Kind), o))
+	return Event{Kind: c.Kind, ID: c.ID, Old: old, New: o}
+}
+
+func must(err error) {
+	if err != nil {
+		panic("store: " + err.Error()) // only a broken schema makes memdb refuse
+	}
+}
