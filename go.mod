@@ -3,12 +3,12 @@ module shoal.dev/shoal
 go 1.26.6
 
 require (
-	github.com/containerd/containerd/api v1.12.0 // indirect
+	github.com/containerd/containerd/api v1.12.0
 	github.com/containerd/containerd/v2 v2.4.2
-	github.com/containerd/log v0.2.0 // indirect
-	github.com/containerd/plugin v1.1.0 // indirect
-	github.com/containerd/ttrpc v1.2.9 // indirect
-	github.com/containerd/typeurl/v2 v2.3.0 // indirect
+	github.com/containerd/log v0.2.0
+	github.com/containerd/plugin v1.1.0
+	github.com/containerd/ttrpc v1.2.9
+	github.com/containerd/typeurl/v2 v2.3.0
 	github.com/docker/cli v29.9.3+incompatible
 	github.com/fxamacker/cbor/v2 v2.9.4
 	github.com/google/go-containerregistry v0.21.6
@@ -17,26 +17,26 @@ require (
 	github.com/moby/moby/api v1.56.1
 	github.com/moby/moby/client v0.6.2
 	github.com/moby/swarmkit/v2 v2.0.0 // indirect
-	github.com/opencontainers/runtime-spec v1.3.0 // indirect
-	github.com/spf13/cobra v1.10.2 // indirect
+	github.com/opencontainers/runtime-spec v1.3.0
+	github.com/spf13/cobra v1.10.2
 	github.com/vishvananda/netlink v1.3.1
 	github.com/vishvananda/netns v0.0.5
 	go.etcd.io/bbolt v1.5.0
-	golang.org/x/sys v0.48.0 // indirect
-	google.golang.org/grpc v1.83.2 // indirect
+	golang.org/x/sys v0.48.0
+	google.golang.org/grpc v1.83.2
 )
 
 replace github.com/Azure/go-ansiterm => github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c
 
 require dario.cat/mergo v1.0.2 // indirect
 
-require github.com/containerd/errdefs v1.0.0 // indirect
+require github.com/containerd/errdefs v1.0.0
 
-require github.com/containerd/errdefs/pkg v0.3.0 // indirect
+require github.com/containerd/errdefs/pkg v0.3.0
 
-require github.com/containerd/platforms v1.0.0-rc.5 // indirect
+require github.com/containerd/platforms v1.0.0-rc.5
 
-require github.com/distribution/reference v0.6.0 // indirect
+require github.com/distribution/reference v0.6.0
 
 require github.com/docker/cli-docs-tool v0.11.0 // indirect
 
@@ -46,7 +46,7 @@ require github.com/docker/docker-credential-helpers v0.9.9 // indirect
 
 require github.com/docker/go-connections v0.8.2 // indirect
 
-require github.com/docker/go-units v0.5.0 // indirect
+require github.com/docker/go-units v0.5.0
 
 require github.com/fvbommel/sortorder v1.2.1 // indirect
 
@@ -78,17 +78,17 @@ require github.com/moby/term v0.5.2 // indirect
 
 require github.com/morikuni/aec v1.1.0 // indirect
 
-require github.com/opencontainers/go-digest v1.0.0 // indirect
+require github.com/opencontainers/go-digest v1.0.0
 
-require github.com/opencontainers/image-spec v1.1.1 // indirect
+require github.com/opencontainers/image-spec v1.1.1
 
 require github.com/pkg/browser v0.0.0-20240102092130-5ac0b6a4141c // indirect
 
 require github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
 
-require github.com/sirupsen/logrus v1.10.2 // indirect
+require github.com/sirupsen/logrus v1.10.2
 
-require github.com/spf13/pflag v1.0.10 // indirect
+require github.com/spf13/pflag v1.0.10
 
 require github.com/tonistiigi/go-rosetta v0.0.0-20220804170347-3f4430f2d346 // indirect
 
@@ -126,9 +126,9 @@ require github.com/inconshreveable/mousetrap v1.1.0 // indirect
 
 require github.com/klauspost/compress v1.20.2 // indirect
 
-require github.com/moby/docker-image-spec v1.3.1 // indirect
+require github.com/moby/docker-image-spec v1.3.1
 
-require github.com/moby/sys/user v0.4.1 // indirect
+require github.com/moby/sys/user v0.4.1
 
 require github.com/moby/sys/userns v0.2.1 // indirect
 
@@ -148,29 +148,35 @@ require (
 )
 
 require (
+	github.com/containerd/cgroups/v3 v3.1.3
+	github.com/hashicorp/go-hclog v1.6.3
+	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42 // indirect
+	google.golang.org/protobuf v1.36.12
+)
+
+require (
 	github.com/Azure/go-ansiterm v0.0.0-20261006220739-8c912ac31dd4 // indirect
 	github.com/Microsoft/hcsshim v0.15.0-rc.4 // indirect
 	github.com/cilium/ebpf v0.17.3 // indirect
-	github.com/containerd/cgroups/v3 v3.1.3 // indirect
 	github.com/containerd/console v1.0.5 // indirect
 	github.com/containerd/continuity v0.5.0 // indirect
 	github.com/containerd/fifo v1.1.0 // indirect
 	github.com/containerd/go-runc v1.2.1 // indirect
 	github.com/containerd/log/otel v0.1.0 // indirect
+	github.com/containerd/otelttrpc v0.1.0 // indirect
 	github.com/coreos/go-systemd/v22 v22.7.0 // indirect
 	github.com/fatih/color v1.13.0 // indirect
 	github.com/godbus/dbus/v5 v5.1.0 // indirect
 	github.com/gogo/protobuf v1.3.2 // indirect
 	github.com/golang/protobuf v1.5.4 // indirect
 	github.com/grpc-ecosystem/grpc-gateway/v2 v2.30.0 // indirect
-	github.com/hashicorp/go-hclog v1.6.3 // indirect
 	github.com/hashicorp/go-immutable-radix v1.3.1 // indirect
 	github.com/hashicorp/go-metrics v0.7.0 // indirect
 	github.com/hashicorp/go-msgpack/v2 v2.1.5 // indirect
 	github.com/hashicorp/golang-lru v1.0.2 // indirect
+	github.com/intel/goresctrl v0.13.0 // indirect
 	github.com/mattn/go-colorable v0.1.12 // indirect
 	github.com/mattn/go-isatty v0.0.14 // indirect
-	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42 // indirect
 	github.com/mdlayher/socket v0.6.0 // indirect
 	github.com/mdlayher/vsock v1.3.0 // indirect
 	github.com/moby/locker v1.0.1 // indirect
@@ -194,11 +200,15 @@ require (
 	go.opentelemetry.io/otel/sdk v1.47.0 // indirect
 	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
+	go.yaml.in/yaml/v2 v2.4.4 // indirect
 	golang.org/x/net v0.59.0 // indirect
 	golang.org/x/term v0.46.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/tools v0.50.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260928230214-8a89bd6388cc // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260928230214-8a89bd6388cc // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
+	gopkg.in/inf.v0 v0.9.1 // indirect
+	k8s.io/apimachinery v0.37.0 // indirect
+	sigs.k8s.io/json v0.0.0-20250730193827-2d320260d730 // indirect
+	sigs.k8s.io/yaml v1.6.0 // indirect
 )

@@ -27,3 +27,7 @@ func ClaimNodeIndex(i uint16) string { return "index/" + strconv.Itoa(int(i)) }
 
 // ClaimVNI claims a VXLAN network identifier.
 func ClaimVNI(vni uint32) string { return "vni/" + strconv.FormatUint(uint64(vni), 10) }
+
+// ClaimRemoved marks a node that was removed: its certificate is refused although it is valid. A manager that merely
+// does not know a node cannot refuse it, because its own replica may be behind.
+func ClaimRemoved(nodeID string) string { return "removed/" + nodeID }

@@ -49,6 +49,9 @@ type Task struct {
 	SpecVersion uint64 `json:",omitempty"`
 	// StartAt is the time before which the task is not started: the restart delay. It is swarm time.
 	StartAt time.Time `json:"StartAt,omitzero"`
+	// Released says that no node's kernel sends the task new connections any more, so that it may be stopped; see
+	// [Task.Held]. It is never taken back.
+	Released bool `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
 	Attempt uint64 `json:",omitempty"`
 }

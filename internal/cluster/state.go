@@ -39,5 +39,11 @@ func Terminal(s swarm.TaskState) bool { return Before(swarm.TaskStateRunning, s)
 // WantsToRun says whether the task is meant to run (its desired state is ready or running).
 func (t *Task) WantsToRun() bool { return !Before(swarm.TaskStateRunning, t.DesiredState) }
 
+// Held says whether the task is to be stopped but must go on for a moment: it took connections from the routing mesh,
+// and a node may still send it new ones.
+func (t *Task) Held() bool {
+	return !t.WantsToRun() && !t.Released && len(t.NetworksAttachments) > 0 && t.Status.State == swarm.TaskStateRunning
+}
+
 // Ended says whether the task has ended: nothing of it runs any more.
 func (t *Task) Ended() bool { return Terminal(t.Status.State) }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/hashicorp/go-memdb"
+	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
 )
@@ -59,6 +60,15 @@ func (s *Snapshot) TasksByService(id string) iter.Seq[*cluster.Task] {
 func (s *Snapshot) TasksByNode(id string) iter.Seq[*cluster.Task] {
 	return list[*cluster.Task](s, "node", id)
 }
+
+// WaitingTasks returns the tasks without a node that are in the state, which is new or pending: the work of the
+// planners that make tasks ready for a node. Any other state returns none.
+func (s *Snapshot) WaitingTasks(state swarm.TaskState) iter.Seq[*cluster.Task] {
+	return list[*cluster.Task](s, "waiting", string(state))
+}
+
+// HeldTasks returns the tasks that are to be stopped as soon as no node sends them connections.
+func (s *Snapshot) HeldTasks() iter.Seq[*cluster.Task] { return list[*cluster.Task](s, "held", "held") }
 
 // ServiceByName returns the service with the name.
 func (s *Snapshot) ServiceByName(name string) (*cluster.Service, bool) {
@@ -141,9 +151,24 @@ func schema() *memdb.DBSchema {
 	}
 	add(cluster.KindTask, "service", func(o cluster.Object) string { return o.(*cluster.Task).ServiceID })
 	add(cluster.KindTask, "node", func(o cluster.Object) string { return o.(*cluster.Task).NodeID })
+	add(cluster.KindTask, "waiting", waitingIn)
+	add(cluster.KindTask, "held", func(o cluster.Object) string {
+		if o.(*cluster.Task).Held() {
+			return "held"
+		}
+		return ""
+	})
 	add(cluster.KindService, "name", func(o cluster.Object) string { return o.(*cluster.Service).Spec.Name })
 	add(cluster.KindNetwork, "name", func(o cluster.Object) string { return o.(*cluster.Network).Spec.Name })
 	return db
+}
+
+func waitingIn(o cluster.Object) string {
+	t := o.(*cluster.Task)
+	if t.NodeID == "" && (t.Status.State == swarm.TaskStateNew || t.Status.State == swarm.TaskStatePending) {
+		return string(t.Status.State)
+	}
+	return ""
 }
 
 // Tx is a snapshot that one can write to; what was written is seen by its reads. It is not safe for concurrent use.

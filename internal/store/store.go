@@ -30,6 +30,9 @@ type Proposer interface {
 // ErrNotLeader is what a [Proposer] returns on a manager that is not the leader; nothing was written.
 var ErrNotLeader = errors.New("this manager is not the leader of the swarm")
 
+// ErrTooLarge is what [Store.Propose] returns for an entry over the limit; nothing was written.
+var ErrTooLarge = errors.New("the change is too large")
+
 // maxUpdateTries bounds how often Update repeats its function after a conflict. A conflict means that another writer
 // won, so five in a row are a hot spot worth an error.
 const maxUpdateTries = 5
@@ -157,7 +160,7 @@ func (s *Store) Propose(ctx context.Context, groups []Group) (index uint64, errs
 		return 0, nil, err
 	}
 	if len(data) > maxEntry {
-		return 0, nil, fmt.Errorf("the change is too large: %d bytes, at most %d", len(data), maxEntry)
+		return 0, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(data), maxEntry)
 	}
 	r, err := p.Propose(ctx, data)
 	if err != nil {

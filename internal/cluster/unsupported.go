@@ -1,0 +1,95 @@
+package cluster
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// Unsupported names the first thing that a valid specification asks for and that nothing here does yet, so that it is
+// refused instead of ignored. The error is NotImplemented; nil means that everything asked for is done.
+func Unsupported(spec swarm.ServiceSpec) error {
+	for _, list := range [][]missing{missingMode(&spec), missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
+		for _, m := range list {
+			if m.asked {
+				return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s (%s) are not implemented by Shoal yet", m.what, m.field))
+			}
+		}
+	}
+	return nil
+}
+
+// missing is something that is not there yet: what it is in the plural, and the field that asks for it.
+type missing struct {
+	asked       bool
+	what, field string
+}
+
+func missingMode(s *swarm.ServiceSpec) []missing {
+	return []missing{
+		{s.Mode.Global != nil, "global services", "Mode.Global"},
+		{s.Mode.ReplicatedJob != nil, "replicated jobs", "Mode.ReplicatedJob"},
+		{s.Mode.GlobalJob != nil, "global jobs", "Mode.GlobalJob"},
+	}
+}
+
+func missingTask(t *swarm.TaskSpec) []missing {
+	out := []missing{
+		{t.Runtime == swarm.RuntimePlugin || t.PluginSpec != nil, "plugin services", "TaskTemplate.PluginSpec"},
+		{t.NetworkAttachmentSpec != nil, "network attachments", "TaskTemplate.NetworkAttachmentSpec"},
+		{len(t.Networks) > 0, "networks of services", "TaskTemplate.Networks"},
+	}
+	if d := t.LogDriver; d != nil {
+		out = append(out, missing{
+			d.Name != "" && d.Name != "json-file" && d.Name != "none",
+			"log drivers other than json-file and none", "TaskTemplate.LogDriver",
+		})
+	}
+	if r := t.Resources; r != nil {
+		out = append(out, missing{r.Reservations != nil && len(r.Reservations.GenericResources) > 0, "generic resources", "TaskTemplate.Resources.Reservations.GenericResources"})
+	}
+	return out
+}
+
+func missingContainer(c *swarm.ContainerSpec) []missing {
+	if c == nil {
+		return nil
+	}
+	out := []missing{
+		{len(c.Secrets) > 0, "secrets", "ContainerSpec.Secrets"},
+		{len(c.Configs) > 0, "configs", "ContainerSpec.Configs"},
+		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks", "ContainerSpec.Healthcheck"},
+		{c.Init != nil && *c.Init, "init processes inside containers", "ContainerSpec.Init"},
+		{c.OpenStdin, "open standard inputs", "ContainerSpec.OpenStdin"},
+		{c.Privileges != nil && !simple(*c.Privileges), "security options other than no-new-privileges and an unconfined seccomp", "ContainerSpec.Privileges"},
+		{c.Isolation != "" && c.Isolation != container.IsolationDefault, "isolation modes", "ContainerSpec.Isolation"},
+	}
+	for _, m := range c.Mounts {
+		out = append(out, missing{
+			m.Type != mount.TypeBind && m.Type != mount.TypeTmpfs,
+			fmt.Sprintf("mounts of type %q", string(m.Type)), "ContainerSpec.Mounts",
+		})
+	}
+	return out
+}
+
+func missingPorts(e *swarm.EndpointSpec) []missing {
+	if e == nil {
+		return nil
+	}
+	out := []missing{{e.Mode == swarm.ResolutionModeDNSRR, "services with endpoint mode dnsrr", "EndpointSpec.Mode"}}
+	for _, p := range e.Ports {
+		out = append(out, missing{p.PublishMode == swarm.PortConfigPublishModeHost, "ports published in host mode", "EndpointSpec.Ports"})
+	}
+	return out
+}
+
+// simple says whether the security options are of those that the engine honours.
+func simple(p swarm.Privileges) bool {
+	return p.CredentialSpec == nil && p.SELinuxContext == nil &&
+		(p.AppArmor == nil || p.AppArmor.Mode == "" || p.AppArmor.Mode == swarm.AppArmorModeDefault) &&
+		(p.Seccomp == nil || len(p.Seccomp.Profile) == 0 && p.Seccomp.Mode != swarm.SeccompModeCustom)
+}
