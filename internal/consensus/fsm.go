@@ -1,0 +1,41 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	"shoal.dev/shoal/internal/store"
+)
+
+// fsm hands the log to the store. Raft calls it from one goroutine.
+type fsm struct{ store *store.Store }
+
+// Apply applies a command; it returns a *store.Result.
+func (f *fsm) Apply(l *raft.Log) any { return f.store.Apply(l.Index, l.Data) }
+
+// StoreConfiguration is called for an entry that changes the members. The store's index follows the log.
+func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) { f.store.Advance(index) }
+
+// Snapshot is free: the store's records are immutable.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return fsmSnapshot{f.store.Snapshot()}, nil }
+
+// Restore replaces what is in the store.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	return errors.Join(f.store.Restore(r), r.Close())
+}
+
+type fsmSnapshot struct{ s *store.Snapshot }
+
+// Persist writes the records to the sink.
+func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if err := s.s.Persist(sink); err != nil {
+		return errors.Join(fmt.Errorf("writing snapshot %s: %w", sink.ID(), err), sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release has nothing to let go of.
+func (s fsmSnapshot) Release() {}
