@@ -1,0 +1,229 @@
+// Package balance is the load balancer of published ports in a host's kernel: an nftables ruleset that picks a task for
+// each new connection, keeps the client's address, and sends the answer back through the node that it came through.
+//
+// It decides what the ruleset says, and owns the tables "ip shoal" and "netdev shoal" and the conntrack entries of UDP
+// flows to published ports. It never touches other tables, links or routes; those are package overlay's.
+//
+// The whole ruleset is written as text by the nft program in one transaction; what changes afterwards is written by
+// netlink, again in one transaction, so that no connection meets a half of it. Established connections live in
+// conntrack and feel neither.
+package balance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"shoal.dev/shoal/internal/network"
+)
+
+// A connection that came through another node has a mark in its answers: MarkBase and the node's index. MarkMask tells
+// these marks from other people's.
+const (
+	MarkBase = 0x10000
+	MarkMask = 0xffff0000
+)
+
+// anycast is the link address of answers on their way into the tunnel, before the ruleset replaces it by that of the
+// node they go to: locally administered, and "shoal" in ASCII.
+var anycast = [6]byte{0x02, 's', 'h', 'o', 'a', 'l'}
+
+// Anycast returns the link address that answers carry before they are given their node's.
+func Anycast() []byte { return anycast[:] }
+
+// tcpOverhead is an IPv4 and a TCP header, in bytes: what a segment leaves of an MTU.
+const tcpOverhead = 40
+
+// State is what the ruleset shall do.
+type State struct {
+	Bridge string // the interface that containers hang on
+	Tunnel string // the interface of tunnels to other nodes
+	Subnet netip.Prefix
+	// MTU is the tunnel's, in bytes.
+	MTU int
+	// Mesh is nil outside a swarm; then the ruleset gives containers a way out and no more.
+	Mesh *network.Ingress
+}
+
+// Config says where a [Table] works.
+type Config struct {
+	// NetNS is a descriptor of the network namespace; it stays the caller's.
+	NetNS int
+	// In runs a function on a thread that is in the namespace.
+	In func(func() error) error
+	// Netlink is bound to the namespace; it stays the caller's.
+	Netlink *netlink.Handle
+	Log     *slog.Logger
+}
+
+// Table is the ruleset of one network namespace. Its methods are safe for concurrent use.
+type Table struct {
+	cfg  Config
+	conn *nftables.Conn
+
+	mu sync.Mutex
+	// have is what the kernel holds if nobody else wrote to our tables; nil if that is not known.
+	have *State
+	// gen is the kernel's generation of all rulesets for which have was true.
+	gen uint32
+	// print is the fingerprint of our tables at that time; nil if it was not taken.
+	print []byte
+}
+
+// Open connects to the kernel and changes nothing.
+func Open(cfg Config) (*Table, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(cfg.NetNS), nftables.AsLasting())
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return &Table{cfg: cfg, conn: conn}, nil
+}
+
+// Close lets go of the kernel and leaves the ruleset as it is.
+func (t *Table) Close() error { return t.conn.CloseLasting() }
+
+// Exists says whether the kernel has a ruleset of ours, for instance from before a restart.
+func (t *Table) Exists() (bool, error) {
+	tables, err := t.conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, fmt.Errorf("list nftables: %w", err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), nil
+}
+
+// Apply makes the kernel hold want, by the smallest change that it knows to be enough. It then moves UDP flows away
+// from backends that are gone: delivery to them would go on for as long as their clients send.
+func (t *Table) Apply(ctx context.Context, want State) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.have
+	switch {
+	case old == nil || !sameRules(*old, want):
+		if err := t.replace(ctx, want); err != nil {
+			return err
+		}
+	case sameElements(*old, want):
+		return nil
+	default:
+		if err := t.update(*old, want); err != nil {
+			t.cfg.Log.Info("load balancer is written anew", "reason", err)
+			if err := t.replace(ctx, want); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.moveFlows(old, want); err != nil {
+		t.have = nil // the next Apply looks at every port again
+		return err
+	}
+	return nil
+}
+
+// Check says whether the ruleset is as it was last applied. If it is not, or cannot be known, the next Apply writes all
+// of it. It costs little while nobody changes any nftables ruleset of the host.
+func (t *Table) Check() (bool, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.have == nil {
+		return false, nil
+	}
+	ok, err := t.intact()
+	if err != nil || !ok {
+		t.have = nil
+		return false, err
+	}
+	if t.print != nil {
+		return true, nil
+	}
+	print, err := t.fingerprint()
+	if err != nil {
+		return false, err
+	}
+	if gen, err := t.generation(); err != nil || gen != t.gen {
+		return true, err // somebody writes at this moment; the next Check looks again
+	}
+	t.print = print
+	return true, nil
+}
+
+// intact says whether our tables are known to be as we left them. Every change of any ruleset of the host raises the
+// generation; only when that happened by others' hands are our tables compared.
+func (t *Table) intact() (bool, error) {
+	gen, err := t.generation()
+	if err != nil || gen == t.gen {
+		return err == nil, err
+	}
+	if t.print == nil {
+		return false, nil
+	}
+	print, err := t.fingerprint()
+	if err != nil || string(print) != string(t.print) {
+		return false, err
+	}
+	t.gen = gen
+	return true, nil
+}
+
+// Forget makes the next Apply write all of the ruleset: for whoever made an interface that rules refer to.
+func (t *Table) Forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.have = nil
+}
+
+// Remove removes the ruleset.
+func (t *Table) Remove(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.have = nil
+	return t.nft(ctx, clearText)
+}
+
+// replace writes everything in one transaction.
+func (t *Table) replace(ctx context.Context, want State) error {
+	t.have = nil
+	if err := t.nft(ctx, render(want)); err != nil {
+		return err
+	}
+	gen, err := t.generation()
+	if err != nil {
+		return err
+	}
+	print, err := t.fingerprint()
+	if err != nil {
+		return err
+	}
+	t.have, t.gen, t.print = &want, gen, print
+	return nil
+}
+
+// errForeign says that others wrote to the host's rulesets and ours may have suffered.
+var errForeign = errors.New("somebody else changed the ruleset")
+
+// update writes the difference in one transaction, to a ruleset that is known to be ours.
+func (t *Table) update(old, want State) error {
+	if ok, err := t.intact(); err != nil {
+		return err
+	} else if !ok {
+		return errForeign
+	}
+	if err := t.transact(old, want); err != nil {
+		return err
+	}
+	gen, err := t.generation()
+	if err != nil {
+		return err
+	}
+	if gen != t.gen+1 {
+		return errForeign
+	}
+	t.have, t.gen, t.print = &want, gen, nil
+	return nil
+}

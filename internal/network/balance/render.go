@@ -1,0 +1,173 @@
+package balance
+
+import (
+	"cmp"
+	_ "embed"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"shoal.dev/shoal/internal/network"
+)
+
+// tableName is the name of both our tables.
+const tableName = "shoal"
+
+//go:embed base.nft
+var baseText string
+
+//go:embed mesh.nft
+var meshText string
+
+// clearText removes our tables whether they are there or not.
+const clearText = `table ip shoal
+delete table ip shoal
+table netdev shoal
+delete table netdev shoal
+`
+
+// hwAddr is a link address that can be compared.
+type hwAddr [6]byte
+
+func (a hwAddr) String() string { return net.HardwareAddr(a[:]).String() }
+
+// portKey is a published port; it prints as an element of the sets and maps of ports.
+type portKey struct {
+	protocol string
+	port     uint16
+}
+
+func (p portKey) String() string { return fmt.Sprintf("%s . %d", p.protocol, p.port) }
+
+// chain is the name of the port's chain.
+func (p portKey) chain() string { return fmt.Sprintf("%s-%d", p.protocol, p.port) }
+
+// elements is what of the ruleset changes with the swarm.
+type elements struct {
+	zones map[hwAddr]uint16 // a node's tunnel address and its conntrack zone
+	marks map[uint16]uint32 // the zone and the mark of answers
+	peers map[uint32]hwAddr // the mark and the tunnel address again
+	nodes map[netip.Addr]struct{}
+	open  map[portKey][]network.Backend
+	// closed are the published ports without tasks.
+	closed map[portKey]struct{}
+}
+
+// protocols are those that have ports, with their numbers.
+var protocols = map[string]byte{"tcp": 6, "udp": 17, "sctp": 132}
+
+// elementsOf leaves out what the kernel could not express: protocols without ports.
+func elementsOf(m *network.Ingress) elements {
+	e := elements{
+		zones: map[hwAddr]uint16{}, marks: map[uint16]uint32{}, peers: map[uint32]hwAddr{}, nodes: map[netip.Addr]struct{}{},
+		open: map[portKey][]network.Backend{}, closed: map[portKey]struct{}{},
+	}
+	if m == nil {
+		return e
+	}
+	for _, n := range m.Nodes {
+		mac, mark := hwAddr(network.MAC(n.Addr)), MarkBase|uint32(n.Index)
+		e.zones[mac], e.marks[n.Index], e.peers[mark] = n.Index, mark, mac
+		e.nodes[n.Underlay] = struct{}{}
+	}
+	for _, p := range m.Ports {
+		k := portKey{p.Protocol, p.Published}
+		if protocols[p.Protocol] == 0 {
+			continue
+		}
+		if len(p.Backends) == 0 {
+			e.closed[k] = struct{}{}
+		} else {
+			e.open[k] = p.Backends
+		}
+	}
+	return e
+}
+
+// sameRules says whether the two differ at most in elements.
+func sameRules(a, b State) bool {
+	if (a.Mesh == nil) != (b.Mesh == nil) {
+		return false
+	}
+	if a.Mesh != nil && (a.Mesh.Subnet != b.Mesh.Subnet || a.Mesh.VNI != b.Mesh.VNI || a.Mesh.Port != b.Mesh.Port || a.MTU != b.MTU) {
+		return false
+	}
+	return a.Bridge == b.Bridge && a.Tunnel == b.Tunnel && a.Subnet == b.Subnet
+}
+
+// sameElements says whether the two have equal elements.
+func sameElements(a, b State) bool {
+	if a.Mesh == nil || b.Mesh == nil {
+		return a.Mesh == b.Mesh
+	}
+	return slices.Equal(a.Mesh.Nodes, b.Mesh.Nodes) && slices.EqualFunc(a.Mesh.Ports, b.Mesh.Ports, func(p, q network.Port) bool {
+		return p.Protocol == q.Protocol && p.Published == q.Published && slices.Equal(p.Backends, q.Backends)
+	})
+}
+
+// render is the whole ruleset as text for the nft program, in place of whatever is in our tables.
+func render(s State) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "define BRIDGE = %q\ndefine TUNNEL = %q\ndefine SUBNET = %s\n", s.Bridge, s.Tunnel, s.Subnet.Masked())
+	if m := s.Mesh; m != nil {
+		fmt.Fprintf(&b, "define MESH = %s\ndefine VNI = %d\ndefine PORT = %d\ndefine MSS = %d\ndefine ANYCAST = %s\n",
+			m.Subnet.Masked(), m.VNI, m.Port, s.MTU-tcpOverhead, hwAddr(anycast))
+	}
+	b.WriteString(clearText)
+	b.WriteString(baseText)
+	if s.Mesh == nil {
+		return b.String()
+	}
+	b.WriteString(meshText)
+	e := elementsOf(s.Mesh)
+	b.WriteString("table ip " + tableName + " {\n")
+	for _, p := range slices.SortedFunc(maps.Keys(e.open), comparePorts) {
+		fmt.Fprintf(&b, "chain %s {\n%s\n}\n", p.chain(), pickText(p, e.open[p]))
+	}
+	b.WriteString("}\n")
+	writeElements(&b, "ip shoal zones", e.zones, func(z uint16) string { return fmt.Sprintf(" : %d", z) })
+	writeElements(&b, "ip shoal marks", e.marks, func(m uint32) string { return fmt.Sprintf(" : %#x", m) })
+	writeElements(&b, "netdev shoal peers", e.peers, func(a hwAddr) string { return " : " + a.String() })
+	none := func(struct{}) string { return "" }
+	writeElements(&b, "ip shoal nodes", e.nodes, none)
+	writeElements(&b, "ip shoal closed", e.closed, none)
+	targets := make(map[portKey]portKey, len(e.open))
+	for p := range e.open {
+		targets[p] = p
+	}
+	writeElements(&b, "ip shoal ports", targets, func(p portKey) string { return " : goto " + p.chain() })
+	return b.String()
+}
+
+// pickText is the rule that picks one of the backends, each as likely as the other.
+func pickText(p portKey, backends []network.Backend) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "meta l4proto %s dnat to numgen random mod %d map {", p.protocol, len(backends))
+	for i, t := range backends {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, " %d : %s . %d", i, t.Addr, t.Port)
+	}
+	b.WriteString(" }")
+	return b.String()
+}
+
+func comparePorts(a, b portKey) int {
+	return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.port, b.port))
+}
+
+func writeElements[K comparable, V any](b *strings.Builder, set string, all map[K]V, value func(V) string) {
+	if len(all) == 0 {
+		return
+	}
+	lines := make([]string, 0, len(all))
+	for k, v := range all {
+		lines = append(lines, fmt.Sprint(k)+value(v))
+	}
+	slices.Sort(lines)
+	fmt.Fprintf(b, "add element %s { %s }\n", set, strings.Join(lines, ", "))
+}
