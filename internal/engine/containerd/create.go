@@ -1,0 +1,253 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/moby/moby/api/types/container"
+
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/ledger"
+)
+
+// Create implements engine.Containers.
+func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings []string, err error) {
+	ctx = e.scope(ctx)
+	if s.Config == nil {
+		return "", nil, ledger.Errorf(errdefs.ErrInvalidArgument, "config cannot be empty in order to create a container")
+	}
+	if s.HostConfig == nil {
+		s.HostConfig = &container.HostConfig{}
+	}
+	if err := e.check(s.Config, s.HostConfig); err != nil {
+		return "", nil, err
+	}
+	if err := checkPlatform(s.Platform); err != nil {
+		return "", nil, err
+	}
+	img, info, err := e.findImage(ctx, s.Config.Image)
+	if err != nil {
+		return "", nil, err
+	}
+	cfg, err := ledger.Merged(s.Config, info.config)
+	if err != nil {
+		return "", nil, err
+	}
+	id := ledger.NewID()
+	mounts, err := mountPoints(s.HostConfig)
+	if err != nil {
+		return "", nil, err
+	}
+	name, err := e.ledger.Reserve(s.Name, id)
+	if err != nil {
+		return "", nil, err
+	}
+	if cfg.Hostname == "" {
+		if cfg.Hostname = id[:12]; s.HostConfig.NetworkMode.IsHost() || s.HostConfig.UTSMode.IsHost() {
+			cfg.Hostname = e.host.hostname
+		}
+	}
+	c := &ledger.Container{
+		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
+		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: mounts, Dir: e.cfg.containerDir(id),
+		State: ledger.State{Status: container.StateCreated},
+	}
+	undo := func() {
+		// The context may be what ended the creation; the traces must go all the same.
+		_ = e.containers.Delete(context.WithoutCancel(ctx), id)
+		_ = os.RemoveAll(c.Dir)
+		e.ledger.Release(name, id)
+	}
+	if err := os.Mkdir(c.Dir, 0o710); err != nil {
+		undo()
+		return "", nil, err
+	}
+	// The record first: it is what keeps containerd's collector from the snapshot, and so spares a lease.
+	if err := e.insert(ctx, c, img.Name); err != nil {
+		undo()
+		return "", nil, fmt.Errorf("create container: %w", err)
+	}
+	if err := e.prepare(ctx, id, img, info); err != nil {
+		undo()
+		return "", nil, err
+	}
+	e.ledger.Add(c, "create")
+	if info.config.Healthcheck != nil && cfg.Healthcheck == info.config.Healthcheck {
+		e.cfg.Log.Debug("the image's health check is not run", "container", id)
+	}
+	return id, e.warnings(c.HostConfig), nil
+}
+
+// warnings says what of the settings this host cannot do, as Docker does.
+func (e *Engine) warnings(h *container.HostConfig) []string {
+	list := []string{}
+	if h.Memory > 0 && h.MemorySwap > 0 && !e.host.swapLimit {
+		list = append(list, "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.")
+	}
+	return list
+}
+
+func checkPlatform(want string) error {
+	if want == "" {
+		return nil
+	}
+	p, err := platforms.Parse(want)
+	if err != nil {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "invalid platform %q: %s", want, err)
+	}
+	if !platforms.Default().Match(p) {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "the platform %q is not this host's, %s", want, platforms.DefaultString())
+	}
+	return nil
+}
+
+// completed fills the settings that Docker fills, so that `inspect` shows what holds.
+func (e *Engine) completed(h *container.HostConfig) *container.HostConfig {
+	n := *h
+	if n.NetworkMode == "" || n.NetworkMode == "default" {
+		n.NetworkMode = "bridge"
+	}
+	if n.RestartPolicy.Name == "" {
+		n.RestartPolicy.Name = container.RestartPolicyDisabled
+	}
+	if n.LogConfig.Type == "" {
+		n.LogConfig.Type = "json-file"
+		if n.LogConfig.Config == nil {
+			n.LogConfig.Config = e.cfg.LogOpts
+		}
+	}
+	if n.ShmSize == 0 {
+		n.ShmSize = defaultShmSize
+	}
+	if n.Runtime == "" {
+		n.Runtime = "runc"
+	}
+	if n.IpcMode == "" {
+		n.IpcMode = container.IPCModePrivate
+	}
+	if n.CgroupnsMode == "" {
+		if n.CgroupnsMode = container.CgroupnsModeHost; e.host.cgroup2 && !n.Privileged {
+			n.CgroupnsMode = container.CgroupnsModePrivate
+		}
+	}
+	if n.MaskedPaths == nil && !n.Privileged {
+		n.MaskedPaths = maskedPaths()
+	}
+	if n.ReadonlyPaths == nil && !n.Privileged {
+		n.ReadonlyPaths = readonlyPaths()
+	}
+	return &n
+}
+
+// check refuses what Docker refuses and what is not there yet. Every setting that means something is looked at here
+// or made so in spec.go.
+func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
+	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
+	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "can't create 'AutoRemove' container with restart policy")
+	}
+	missing := []struct {
+		is   bool
+		what string
+	}{
+		{!h.RestartPolicy.IsNone(), "restart policies of plain containers"},
+		{len(h.PortBindings) > 0 || h.PublishAllPorts, "published ports of plain containers"},
+		{len(h.Links) > 0, "links"},
+		{len(h.VolumesFrom) > 0 || len(c.Volumes) > 0 || h.VolumeDriver != "", "volumes"},
+		{h.Init != nil && *h.Init, "an init process inside containers"},
+		{len(h.DeviceRequests) > 0, "device requests"},
+		{len(h.DeviceCgroupRules) > 0, "device cgroup rules"},
+		{h.PidMode.IsContainer(), "another container's PID namespace"},
+		{h.IpcMode.IsContainer(), "another container's IPC namespace"},
+		{h.Cgroup != "", "another container's cgroup"},
+		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), "user namespaces"},
+		{len(h.StorageOpt) > 0, "storage options"},
+		{len(h.BlkioWeightDevice)+len(h.BlkioDeviceReadBps)+len(h.BlkioDeviceWriteBps)+
+			len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps) > 0, "block I/O limits of a device"},
+		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "real-time CPU limits"},
+		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks"},
+		{c.OpenStdin && !c.Tty, "an open standard input"},
+	}
+	for _, m := range missing {
+		if m.is {
+			return notYet(m.what)
+		}
+	}
+	switch m := h.NetworkMode; {
+	case m == "", m == "default", m == "bridge":
+		if e.cfg.Sandboxes == nil {
+			return notYet("the bridge network on a host without Shoal's network")
+		}
+	case m.IsHost(), m.IsNone():
+	default:
+		return notYet(fmt.Sprintf("the network mode %q of plain containers", m))
+	}
+	return checkValues(c, h)
+}
+
+func notYet(what string) error {
+	return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: %s", what)
+}
+
+// checkValues refuses values that Docker refuses.
+func checkValues(c *container.Config, h *container.HostConfig) error {
+	bad := func(format string, args ...any) error {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, format, args...)
+	}
+	if c.WorkingDir != "" && c.WorkingDir[0] != '/' {
+		return bad("the working directory '%s' is invalid, it needs to be an absolute path", c.WorkingDir)
+	}
+	for _, kv := range c.Env {
+		if kv == "" || kv[0] == '=' {
+			return bad("invalid environment variable: %s", kv)
+		}
+	}
+	if c.StopSignal != "" {
+		if _, err := ledger.ParseSignal(c.StopSignal); err != nil {
+			return err
+		}
+	}
+	switch h.LogConfig.Type {
+	case "", "json-file":
+		if _, _, err := logLimits(h.LogConfig.Config); err != nil {
+			return err
+		}
+	case "none":
+	default:
+		return bad("logger: no log driver named '%s' is registered", h.LogConfig.Type)
+	}
+	switch h.Runtime {
+	case "", "runc", "io.containerd.runc.v2":
+	default:
+		return bad("unknown or invalid runtime name: %s", h.Runtime)
+	}
+	const leastMemory = 6 << 20 // Docker's
+	switch {
+	case h.Memory != 0 && h.Memory < leastMemory:
+		return bad("Minimum memory limit allowed is 6MB")
+	case h.MemorySwap > 0 && h.Memory == 0:
+		return bad("You should always set the Memory limit when using Memoryswap limit, see usage")
+	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
+		return bad("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case h.MemoryReservation > 0 && h.Memory > 0 && h.Memory < h.MemoryReservation:
+		return bad("Minimum memory limit can not be less than memory reservation limit, see usage")
+	case h.NanoCPUs < 0:
+		return bad("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus(), cpus())
+	case h.NanoCPUs > int64(cpus())*1e9 || h.NanoCPUs > 0 && h.NanoCPUs < 1e7:
+		return bad("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus(), cpus())
+	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
+		return bad("conflicting options: Nano CPUs and CPU Period or Quota cannot both be set")
+	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
+		return bad("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
+	case h.ShmSize < 0:
+		return bad("SHM size can not be less than 0")
+	}
+	_, err := securityOptions(h)
+	return err
+}

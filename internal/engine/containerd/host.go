@@ -1,0 +1,36 @@
+package containerd
+
+import (
+	"os"
+	"runtime"
+
+	"github.com/containerd/cgroups/v3"
+	"golang.org/x/sys/unix"
+)
+
+// host is what this machine can do; it does not change while it runs.
+type host struct {
+	hostname  string
+	cgroup2   bool
+	swapLimit bool
+	files     uint64 // the daemon's own hard limit of open files, which a container's cannot exceed
+}
+
+func probeHost() host {
+	h := host{cgroup2: cgroups.Mode() == cgroups.Unified}
+	h.hostname, _ = os.Hostname()
+	h.files = hardFiles
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err == nil {
+		h.files = min(h.files, own.Max)
+	}
+	if h.cgroup2 {
+		h.swapLimit = true
+	} else {
+		_, err := os.Stat("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
+		h.swapLimit = err == nil
+	}
+	return h
+}
+
+func cpus() int { return runtime.NumCPU() }

@@ -1,0 +1,197 @@
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"github.com/moby/moby/api/types/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/containerd/shimdata"
+	"shoal.dev/shoal/internal/engine/ledger"
+)
+
+// extension is the key and the type of what we add to containerd's record of a container: a ledger.Container in JSON.
+const extension = "dev.shoal.container.v1"
+
+// exitUnknown is the exit code of a container of which nobody saw the end, as after a reboot. Docker's is the same.
+const exitUnknown = 255
+
+func encode(c *ledger.Container) (map[string]typeurl.Any, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]typeurl.Any{extension: &anypb.Any{TypeUrl: extension, Value: b}}, nil
+}
+
+// insert makes the durable record of a new container.
+func (e *Engine) insert(ctx context.Context, c *ledger.Container, image string) error {
+	ext, err := encode(c)
+	if err != nil {
+		return err
+	}
+	runtime, err := typeurl.MarshalAny(e.runtimeOptions())
+	if err != nil {
+		return err
+	}
+	spec, err := typeurl.MarshalAny(&specs.Spec{}) // a record needs one; the real one is made at each start
+	if err != nil {
+		return err
+	}
+	_, err = e.containers.Create(ctx, containers.Container{
+		ID: c.ID, Image: image, Snapshotter: snapshotter, SnapshotKey: c.ID, Spec: spec, Extensions: ext,
+		Runtime: containers.RuntimeInfo{Name: e.cfg.ShimPath, Options: runtime},
+	})
+	return err
+}
+
+// save writes what has changed of a container; spec may be nil. The runtime is that of this daemon's configuration.
+func (e *Engine) save(ctx context.Context, c *ledger.Container, spec *specs.Spec) error {
+	ext, err := encode(c)
+	if err != nil {
+		return err
+	}
+	rec, fields := containers.Container{ID: c.ID, Extensions: ext}, []string{"extensions." + extension}
+	if spec != nil {
+		if rec.Spec, err = typeurl.MarshalAny(spec); err != nil {
+			return err
+		}
+		fields = append(fields, "spec")
+	}
+	_, err = e.containers.Update(ctx, rec, fields...)
+	return err
+}
+
+func (e *Engine) runtimeOptions() *options.Options {
+	return &options.Options{
+		BinaryName: e.cfg.Runtime, Root: filepath.Join(e.cfg.State, "runc"), SystemdCgroup: e.cfg.SystemdCgroup,
+	}
+}
+
+// load reads all containers into the ledger, with what happened to them while no daemon looked.
+func (e *Engine) load(ctx context.Context) error {
+	list, err := e.containers.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list containers: %w", err)
+	}
+	running, err := e.runningTasks(ctx)
+	if err != nil {
+		return fmt.Errorf("list tasks: %w", err)
+	}
+	known := map[string]bool{}
+	for _, rec := range list {
+		ext := rec.Extensions[extension]
+		if ext == nil {
+			e.cfg.Log.Warn("containerd holds a container that is not ours", "container", rec.ID)
+			continue
+		}
+		var c ledger.Container
+		if err := json.Unmarshal(ext.GetValue(), &c); err != nil {
+			return fmt.Errorf("record of container %s: %w", rec.ID, err)
+		}
+		known[c.ID] = true
+		e.ledger.Add(&c, "")
+		if c.Running() {
+			if err := e.catchUp(ctx, &c, running[c.ID]); err != nil {
+				e.cfg.Log.Warn("cannot take up a container", "container", c.ID, "error", err)
+			}
+		}
+	}
+	return e.sweep(known)
+}
+
+// runningTasks returns the process IDs of the containers that have a live shim and a process.
+func (e *Engine) runningTasks(ctx context.Context) (map[string]int, error) {
+	r, err := e.tasks.List(ctx, &tasks.ListTasksRequest{})
+	if err != nil {
+		return nil, errgrpc.ToNative(err)
+	}
+	pids := map[string]int{}
+	for _, t := range r.Tasks {
+		if t.Status == tasktypes.Status_RUNNING || t.Status == tasktypes.Status_PAUSED {
+			pids[t.ID] = int(t.Pid)
+		}
+	}
+	return pids, nil
+}
+
+// catchUp brings the record of a container that ran when it was written up to date.
+func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, pid int) error {
+	exit, err := shimdata.ReadExit(e.exitPath(c.ID))
+	switch {
+	case err == nil:
+		return e.ended(ctx, c, exit)
+	case pid != 0:
+		n := *c
+		n.State.Pid = pid
+		if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil { // the network may have forgotten it; the namespace has not
+			if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, c.ID, c.Ingress); err != nil {
+				e.cfg.Log.Warn("cannot attach a running container to the network", "container", c.ID, "error", err)
+				n.State.Sandbox = c.State.Sandbox
+			}
+		}
+		e.ledger.Put(&n)
+		return nil
+	default: // the machine, or the shim, went down with it
+		return e.ended(ctx, c, shimdata.Exit{Code: exitUnknown, At: time.Now()})
+	}
+}
+
+// sweep removes the folders of containers that were never finished or never finished being removed.
+func (e *Engine) sweep(known map[string]bool) error {
+	dir := filepath.Join(e.cfg.Root, "containers")
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if !known[d.Name()] {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, d.Name())))
+		}
+	}
+	return err
+}
+
+func (e *Engine) exitPath(id string) string {
+	return filepath.Join(e.cfg.containerDir(id), "exit.json")
+}
+
+// ended records that a container has ended, after what it left was cleaned up and its log is complete, and tells
+// everybody. The caller holds the container's lock, or nobody else knows of the container yet.
+func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.Exit) error {
+	_, err := e.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.ID})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		// What remains of it would only hinder a next start, and that tries again.
+		e.cfg.Log.Warn("cannot clean up after a container", "container", c.ID, "error", err)
+	}
+	n := *c
+	sandbox := n.State.Sandbox
+	n.State.Status, n.State.Pid = container.StateExited, 0
+	n.State.ExitCode, n.State.FinishedAt, n.State.OOMKilled = exit.Code, exit.At.UTC(), exit.OOMKilled
+	n.State.Sandbox = engine.Sandbox{}
+	if err := e.save(ctx, &n, nil); err != nil {
+		return fmt.Errorf("record the end of container %s: %w", c.ID, err)
+	}
+	e.ledger.Put(&n, ledger.EndActions(&n)...)
+	if sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
+		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
+			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,269 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sync/errgroup"
+
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/containerd/shimdata"
+	"shoal.dev/shoal/internal/engine/ledger"
+)
+
+// startTimeout bounds one start; undoing one gets cleanTimeout more, whatever became of the caller.
+const (
+	startTimeout = 2 * time.Minute
+	cleanTimeout = 30 * time.Second
+)
+
+// Start implements engine.Containers.
+func (e *Engine) Start(ctx context.Context, name string) error {
+	c, unlock, err := e.ledger.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.Running() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(e.scope(ctx), startTimeout)
+	defer cancel()
+	n := *c
+	if err := e.start(ctx, &n); err != nil {
+		f := *c
+		f.State.Error, f.State.ExitCode = err.Error(), startExitCode(err)
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+		defer cancel()
+		if e.usesSandbox(c) {
+			if derr := e.cfg.Sandboxes.Detach(cctx, c.ID); derr != nil {
+				e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", derr)
+			}
+		}
+		if serr := e.save(cctx, &f, nil); serr != nil {
+			e.cfg.Log.Warn("cannot record why a container did not start", "container", c.ID, "error", serr)
+		}
+		e.ledger.Put(&f)
+		return err
+	}
+	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	return nil
+}
+
+func (e *Engine) usesSandbox(c *ledger.Container) bool {
+	return !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
+}
+
+// start runs n and sets its state. What it leaves behind when it fails is undone, but for the network.
+func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
+	rootfs, err := e.rootfs(ctx, n)
+	if err != nil {
+		return err
+	}
+	n.State = ledger.State{Status: container.StateRunning, StartedAt: time.Now().UTC()}
+	if e.usesSandbox(n) {
+		if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, n.ID, n.Ingress); err != nil {
+			return fmt.Errorf("attach container %s to the network: %w", n.ID[:12], err)
+		}
+	}
+	if err := e.writeFiles(n); err != nil {
+		return err
+	}
+	spec, err := e.spec(ctx, n, rootfs)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(e.exitPath(n.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// "Running" goes down before anything runs: should the daemon die in between, catchUp finds out how far it came.
+	if err := e.save(ctx, n, spec); err != nil {
+		return err
+	}
+	size, files, err := logLimits(n.HostConfig.LogConfig.Config)
+	if err != nil {
+		return err
+	}
+	target := shimdata.Target{Exit: e.exitPath(n.ID), MaxSize: size, MaxFile: files}
+	if n.HostConfig.LogConfig.Type != "none" {
+		target.Log = n.LogPath()
+	}
+	req := &tasks.CreateTaskRequest{ContainerID: n.ID, Terminal: n.Config.Tty, Stdout: target.URL()}
+	for _, m := range rootfs {
+		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	_, err = e.tasks.Create(ctx, req)
+	if err = errgrpc.ToNative(err); errdefs.IsAlreadyExists(err) {
+		// The last end could not be cleaned up; now it must.
+		if _, derr := e.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: n.ID}); derr != nil {
+			return startError(errgrpc.ToNative(derr))
+		}
+		_, err = e.tasks.Create(ctx, req)
+		err = errgrpc.ToNative(err)
+	}
+	if err != nil {
+		return startError(err)
+	}
+	r, err := e.tasks.Start(ctx, &tasks.StartRequest{ContainerID: n.ID})
+	if err != nil {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+		defer cancel()
+		if _, derr := e.tasks.Delete(cctx, &tasks.DeleteTaskRequest{ContainerID: n.ID}); derr != nil {
+			e.cfg.Log.Warn("cannot clean up after a container that did not start", "container", n.ID, "error", derr)
+		}
+		return startError(errgrpc.ToNative(err))
+	}
+	n.State.Pid = int(r.Pid)
+	return nil
+}
+
+// rootfs returns the mounts of the container's root file system and makes its snapshot if a crash prevented that.
+func (e *Engine) rootfs(ctx context.Context, c *ledger.Container) ([]mount.Mount, error) {
+	m, err := e.snapshots.Mounts(ctx, c.ID)
+	if !errdefs.IsNotFound(err) {
+		return m, err
+	}
+	img, info, err := e.findImage(ctx, c.ImageID)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.prepare(ctx, c.ID, img, info); err != nil {
+		return nil, err
+	}
+	return e.snapshots.Mounts(ctx, c.ID)
+}
+
+// startError puts Docker's words before what runc said.
+func startError(err error) error {
+	text := strings.TrimSuffix(err.Error(), ": unknown")
+	class := error(errdefs.ErrInternal)
+	if code := exitCodeOf(text); code == 126 || code == 127 {
+		class = errdefs.ErrInvalidArgument
+	}
+	return ledger.Errorf(class, "failed to create task for container: %s", text)
+}
+
+func startExitCode(err error) int { return exitCodeOf(err.Error()) }
+
+// exitCodeOf is the exit code that a shell would give, as Docker does: 127 if the command is not there, 126 if it
+// cannot be executed, 128 for anything else.
+func exitCodeOf(text string) int {
+	for _, s := range []string{"executable file not found", "no such file or directory", "no such file"} {
+		if strings.Contains(text, s) {
+			return 127
+		}
+	}
+	for _, s := range []string{"permission denied", "is a directory", "not a directory", "exec format error"} {
+		if strings.Contains(text, s) {
+			return 126
+		}
+	}
+	return 128
+}
+
+// logLimits reads max-size and max-file of the json-file log driver.
+func logLimits(opts map[string]string) (size int64, files int, err error) {
+	files = 1
+	for k, v := range opts {
+		switch k {
+		case "max-size":
+			if size, err = units.FromHumanSize(v); err != nil || size <= 0 {
+				return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid value for max-size: %s", v)
+			}
+		case "max-file":
+			if files, err = strconv.Atoi(v); err != nil || files < 1 {
+				return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "max-file cannot be less than 1")
+			}
+		case "mode", "max-buffer-size":
+		default:
+			return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "unknown log opt '%s' for json-file log driver", k)
+		}
+	}
+	if size == 0 && files > 1 {
+		return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "max-file cannot be set without max-size")
+	}
+	return size, files, nil
+}
+
+// follow handles the ends of containers as their shims report them. Everything that ended before it listened is found
+// by looking once more.
+func (e *Engine) follow(ctx context.Context, g *errgroup.Group) error {
+	events, errs := e.client.EventService().Subscribe(ctx,
+		fmt.Sprintf(`topic=="/tasks/exit",namespace==%s`, strconv.Quote(e.cfg.Namespace)))
+	for _, c := range e.ledger.All() {
+		if c.Running() {
+			if exit, err := shimdata.ReadExit(e.exitPath(c.ID)); err == nil {
+				g.Go(func() error { e.handleExit(ctx, c.ID, exit); return nil })
+			}
+		}
+	}
+	for {
+		select {
+		case ev := <-events:
+			v, err := typeurl.UnmarshalAny(ev.Event)
+			if err != nil {
+				continue
+			}
+			if x, ok := v.(*apievents.TaskExit); ok && x.ID == x.ContainerID {
+				g.Go(func() error {
+					e.handleExit(ctx, x.ContainerID, shimdata.Exit{Pid: int(x.Pid), Code: int(x.ExitStatus), At: x.ExitedAt.AsTime()})
+					return nil
+				})
+			}
+		case err := <-errs:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("containerd's events ended: %w", err)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// handleExit is told that a container's process ended. It may be told more than once, and late.
+func (e *Engine) handleExit(ctx context.Context, id string, told shimdata.Exit) {
+	c, unlock, err := e.ledger.Lock(ctx, id) // a start that is under way finishes first
+	if err != nil {
+		return
+	}
+	if !c.Running() || told.Pid != 0 && c.State.Pid != 0 && told.Pid != c.State.Pid {
+		unlock()
+		return
+	}
+	// The shim's record also says whether the memory ran out; without one the shim itself was killed.
+	if exit, err := shimdata.ReadExit(e.exitPath(id)); err == nil {
+		told = exit
+	}
+	err = e.ended(ctx, c, told)
+	unlock()
+	if err != nil {
+		e.cfg.Log.Error("cannot record the end of a container", "container", id, "error", err)
+		return
+	}
+	if c.HostConfig.AutoRemove {
+		if err := e.Remove(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
+			e.cfg.Log.Warn("cannot remove a container that is to go at its end", "container", id, "error", err)
+		}
+	}
+}
+
+// Wait implements engine.Containers.
+func (e *Engine) Wait(ctx context.Context, name string, on container.WaitCondition) (<-chan engine.WaitResult, error) {
+	return e.ledger.Wait(ctx, name, on)
+}

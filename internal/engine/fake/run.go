@@ -1,0 +1,269 @@
+package fake
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/ledger"
+)
+
+// run is what a container does.
+type run struct {
+	log      []engine.LogLine
+	grown    chan struct{} // closed when log has grown, and at the end
+	steps    []string      // still to do
+	stubborn bool
+	timer    *time.Timer // of a step that waits for a time
+	begin    int         // counts starts, so that a timer of an earlier one does nothing
+}
+
+// Start implements engine.Containers.
+func (e *Engine) Start(ctx context.Context, name string) error {
+	c, unlock, err := e.ledger.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.Running() {
+		return nil
+	}
+	if err := pause(ctx, e.StartTime); err != nil {
+		return err
+	}
+	n := *c
+	n.State = ledger.State{Status: container.StateRunning, StartedAt: time.Now()}
+	e.mu.Lock()
+	err = e.failStarts
+	e.nextPid++
+	n.State.Pid = e.nextPid
+	e.mu.Unlock()
+	if err == nil && e.usesSandbox(c) {
+		n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, c.Ingress)
+	}
+	if err != nil {
+		f := *c
+		f.State.Error, f.State.ExitCode = err.Error(), 128
+		e.ledger.Put(&f)
+		return err
+	}
+	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.mu.Lock()
+	r := e.runs[c.ID]
+	if r == nil {
+		r = &run{grown: make(chan struct{})}
+		e.runs[c.ID] = r
+	}
+	r.steps, r.stubborn = steps(c.Argv()), false
+	r.begin++
+	e.mu.Unlock()
+	e.advance(c.ID, r, r.begin)
+	return nil
+}
+
+func (e *Engine) usesSandbox(c *ledger.Container) bool {
+	return e.Sandboxes != nil && !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
+}
+
+// pause waits for d, or for ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func steps(argv []string) []string {
+	list := strings.Split(strings.Join(argv, " "), ";")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+	}
+	known := func(s string) bool {
+		verb, _, _ := strings.Cut(s, " ")
+		return slices.Contains([]string{"print", "warn", "sleep", "stubborn", "exit", "oom"}, verb)
+	}
+	if !slices.ContainsFunc(list, known) {
+		return []string{"sleep"}
+	}
+	return list
+}
+
+// advance does a container's steps up to the next one that waits.
+func (e *Engine) advance(id string, r *run, begin int) {
+	e.mu.Lock()
+	for r.begin == begin {
+		if len(r.steps) == 0 {
+			e.mu.Unlock()
+			e.end(id, 0, false)
+			return
+		}
+		verb, arg, _ := strings.Cut(r.steps[0], " ")
+		r.steps = r.steps[1:]
+		switch verb {
+		case "print", "warn":
+			stream := map[string]string{"print": "stdout", "warn": "stderr"}[verb]
+			r.log = append(r.log, engine.LogLine{Stream: stream, Time: time.Now(), Line: []byte(arg + "\n")})
+			close(r.grown)
+			r.grown = make(chan struct{})
+		case "stubborn":
+			r.stubborn = true
+		case "sleep":
+			if d, err := time.ParseDuration(arg); err == nil {
+				r.timer = time.AfterFunc(d, func() { e.advance(id, r, begin) })
+			}
+			e.mu.Unlock()
+			return
+		case "oom":
+			e.mu.Unlock()
+			e.end(id, 137, true)
+			return
+		case "exit":
+			code, _ := strconv.Atoi(arg)
+			e.mu.Unlock()
+			e.end(id, code, false)
+			return
+		}
+	}
+	e.mu.Unlock()
+}
+
+// end ends a container's run. Of several who want to, the first decides.
+func (e *Engine) end(id string, code int, oom bool) {
+	e.mu.Lock()
+	r := e.runs[id]
+	c, err := e.ledger.Find(id)
+	if err != nil || r == nil || !c.Running() {
+		e.mu.Unlock()
+		return
+	}
+	r.begin++
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	n := *c
+	attached := n.State.Sandbox.NetNS != ""
+	n.State.Status, n.State.Pid, n.State.ExitCode, n.State.OOMKilled = container.StateExited, 0, code, oom
+	n.State.FinishedAt, n.State.Sandbox = time.Now(), engine.Sandbox{}
+	e.ledger.Put(&n, ledger.EndActions(&n)...)
+	close(r.grown)
+	r.grown = make(chan struct{})
+	e.mu.Unlock()
+	if attached {
+		_ = e.Sandboxes.Detach(context.Background(), id)
+	}
+	if c.HostConfig.AutoRemove {
+		e.drop(id)
+	}
+}
+
+func (e *Engine) drop(id string) {
+	e.ledger.Drop(id)
+	e.mu.Lock()
+	delete(e.runs, id)
+	e.mu.Unlock()
+}
+
+// Stop implements engine.Containers.
+func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) error {
+	c, err := e.ledger.Find(name)
+	if err != nil {
+		return err
+	}
+	signal, grace, err := ledger.StopSettings(c, o)
+	if err != nil || !c.Running() {
+		return err
+	}
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done, err := e.ledger.Wait(wctx, c.ID, container.WaitConditionNotRunning)
+	if err != nil {
+		return err
+	}
+	e.signal(c, int(signal))
+	var over <-chan time.Time
+	if grace >= 0 {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		over = t.C
+	}
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			return r.Err
+		}
+	case <-over:
+		e.signal(c, 9)
+		if r := <-done; r.Err != nil {
+			return r.Err
+		}
+	}
+	e.ledger.Report(c, "stop", nil)
+	return nil
+}
+
+// signal ends a container as a program without a handler would, unless it is stubborn.
+func (e *Engine) signal(c *ledger.Container, n int) {
+	e.ledger.Report(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
+	e.mu.Lock()
+	r := e.runs[c.ID]
+	ignored := r != nil && r.stubborn && n != 9
+	e.mu.Unlock()
+	if !ignored {
+		e.end(c.ID, 128+n, false)
+	}
+}
+
+// Kill implements engine.Containers.
+func (e *Engine) Kill(_ context.Context, name, signal string) error {
+	if signal == "" {
+		signal = "SIGKILL"
+	}
+	n, err := ledger.ParseSignal(signal)
+	if err != nil {
+		return err
+	}
+	c, err := e.ledger.Find(name)
+	if err != nil {
+		return err
+	}
+	if !c.Running() {
+		return ledger.Errorf(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", name, c.ID)
+	}
+	e.signal(c, int(n))
+	return nil
+}
+
+// Remove implements engine.Containers.
+func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	c, unlock, err := e.ledger.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.Running() {
+		if !force {
+			return ledger.Running(c)
+		}
+		e.signal(c, 9)
+	}
+	if e.usesSandbox(c) {
+		if err := e.Sandboxes.Detach(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	e.drop(c.ID)
+	return nil
+}

@@ -1,0 +1,98 @@
+package ledger
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"shoal.dev/shoal/internal/engine"
+)
+
+// subscriber holds the events that one consumer has not taken yet; a slow one holds nobody up.
+type subscriber struct {
+	mu    sync.Mutex
+	queue []engine.Event
+	more  chan struct{} // of size 1
+}
+
+// Events implements engine.Engine.
+func (l *Ledger) Events(ctx context.Context) <-chan engine.Event {
+	s := &subscriber{more: make(chan struct{}, 1)}
+	l.mu.Lock()
+	l.subs[s] = struct{}{}
+	l.mu.Unlock()
+	out := make(chan engine.Event)
+	go func() {
+		defer close(out)
+		defer func() {
+			l.mu.Lock()
+			delete(l.subs, s)
+			l.mu.Unlock()
+		}()
+		for {
+			select {
+			case <-s.more:
+			case <-ctx.Done():
+				return
+			}
+			s.mu.Lock()
+			batch := s.queue
+			s.queue = nil
+			s.mu.Unlock()
+			for _, e := range batch {
+				select {
+				case out <- e:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out
+}
+
+// Report reports something that changed no container, such as a signal sent to one.
+func (l *Ledger) Report(c *Container, action string, attrs map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.emitContainer(c, action, attrs)
+}
+
+// ReportImage reports something that happened to an image.
+func (l *Ledger) ReportImage(id, name, action string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.emit(engine.Event{Type: "image", Action: action, ID: id, Attributes: map[string]string{"name": name}})
+}
+
+func (l *Ledger) emitContainer(c *Container, action string, attrs map[string]string) {
+	if len(l.subs) == 0 {
+		return
+	}
+	a := maps.Clone(c.Config.Labels)
+	if a == nil {
+		a = map[string]string{}
+	}
+	maps.Copy(a, attrs)
+	a["name"], a["image"] = c.Name, c.Config.Image
+	l.emit(engine.Event{Type: "container", Action: action, ID: c.ID, Attributes: a})
+}
+
+func (l *Ledger) emit(e engine.Event) {
+	// The wall clock may be set back; the order of events may not.
+	e.Time = time.Now().Round(0)
+	if e.Time.Before(l.lastRun) {
+		e.Time = l.lastRun
+	}
+	l.lastRun = e.Time
+	for s := range l.subs {
+		s.mu.Lock()
+		s.queue = append(s.queue, e)
+		s.mu.Unlock()
+		select {
+		case s.more <- struct{}{}:
+		default:
+		}
+	}
+}

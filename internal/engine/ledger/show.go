@@ -1,0 +1,154 @@
+package ledger
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/storage"
+)
+
+type portKey = network.Port
+
+// Argv is what a container runs.
+func (c *Container) Argv() []string {
+	return slices.Concat(c.Config.Entrypoint, c.Config.Cmd)
+}
+
+// LogPath is where the container's log is; "" if it has none.
+func (c *Container) LogPath() string {
+	if c.Dir == "" {
+		return ""
+	}
+	return filepath.Join(c.Dir, c.ID+"-json.log")
+}
+
+// Summary is the container as `ps` shows it.
+func Summary(c *Container) container.Summary {
+	s := container.Summary{
+		ID:              c.ID,
+		Names:           []string{"/" + c.Name},
+		Image:           c.Config.Image,
+		ImageID:         c.ImageID,
+		Command:         command(c.Argv()),
+		Created:         c.Created.Unix(),
+		Ports:           ports(c),
+		Labels:          c.Config.Labels,
+		State:           c.State.Status,
+		Status:          statusText(&c.State, time.Now()),
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)},
+		Mounts:          c.Mounts,
+	}
+	s.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
+	s.HostConfig.Annotations = c.HostConfig.Annotations
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	if s.Mounts == nil {
+		s.Mounts = []container.MountPoint{}
+	}
+	return s
+}
+
+// Inspect is the container as `inspect` shows it, without what only an engine knows: sizes and paths of its files.
+func Inspect(c *Container) *container.InspectResponse {
+	argv := c.Argv()
+	path, args := "", []string{}
+	if len(argv) > 0 {
+		path, args = argv[0], argv[1:]
+	}
+	mounts := c.Mounts
+	if mounts == nil {
+		mounts = []container.MountPoint{}
+	}
+	exposed := network.PortMap{}
+	for p := range c.Config.ExposedPorts {
+		exposed[p] = nil
+	}
+	return &container.InspectResponse{
+		ID:      c.ID,
+		Created: c.Created.UTC().Format(time.RFC3339Nano),
+		Path:    path,
+		Args:    args,
+		State: &container.State{
+			Status:     c.State.Status,
+			Running:    c.Running(),
+			Paused:     c.State.Status == container.StatePaused,
+			OOMKilled:  c.State.OOMKilled,
+			Pid:        c.State.Pid,
+			ExitCode:   c.State.ExitCode,
+			Error:      c.State.Error,
+			StartedAt:  c.State.StartedAt.UTC().Format(time.RFC3339Nano),
+			FinishedAt: c.State.FinishedAt.UTC().Format(time.RFC3339Nano),
+		},
+		Image:      c.ImageID,
+		Name:       "/" + c.Name,
+		LogPath:    c.LogPath(),
+		Platform:   "linux",
+		HostConfig: c.HostConfig,
+		Storage:    &storage.Storage{},
+		Mounts:     mounts,
+		Config:     c.Config,
+		NetworkSettings: &container.NetworkSettings{
+			SandboxKey: c.State.Sandbox.NetNS,
+			Ports:      exposed,
+			Networks:   endpoints(c),
+		},
+	}
+}
+
+func endpoints(c *Container) map[string]*network.EndpointSettings {
+	e := &network.EndpointSettings{}
+	if sb := c.State.Sandbox; sb.Addr.IsValid() {
+		e.IPAddress, e.Gateway, e.IPPrefixLen = sb.Addr, sb.Gateway, sb.Bits
+		e.EndpointID = c.ID
+		if mac, err := net.ParseMAC(sb.MAC); err == nil {
+			e.MacAddress = network.HardwareAddr(mac)
+		}
+	}
+	return map[string]*network.EndpointSettings{NetworkName(c.HostConfig.NetworkMode): e}
+}
+
+func ports(c *Container) []container.PortSummary {
+	list := []container.PortSummary{}
+	for p := range c.Config.ExposedPorts {
+		list = append(list, container.PortSummary{PrivatePort: p.Num(), Type: string(p.Proto())})
+	}
+	slices.SortFunc(list, func(a, b container.PortSummary) int { return int(a.PrivatePort) - int(b.PrivatePort) })
+	return list
+}
+
+// command is a command line as `ps` shows it: an argument with a space in quotes.
+func command(argv []string) string {
+	shown := slices.Clone(argv)
+	for i, a := range shown {
+		if i > 0 && strings.ContainsAny(a, " \t\n") {
+			shown[i] = "'" + a + "'"
+		}
+	}
+	return strings.Join(shown, " ")
+}
+
+// statusText is Docker's sentence about a state: "Up 3 minutes", "Exited (0) 2 hours ago".
+func statusText(s *State, now time.Time) string {
+	switch s.Status {
+	case container.StateRunning:
+		return "Up " + units.HumanDuration(now.Sub(s.StartedAt))
+	case container.StatePaused:
+		return "Up " + units.HumanDuration(now.Sub(s.StartedAt)) + " (Paused)"
+	case container.StateExited:
+		return fmt.Sprintf("Exited (%d) %s ago", s.ExitCode, units.HumanDuration(now.Sub(s.FinishedAt)))
+	case container.StateRemoving:
+		return "Removal In Progress"
+	case container.StateDead:
+		return "Dead"
+	default:
+		return "Created"
+	}
+}
