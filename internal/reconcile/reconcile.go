@@ -37,7 +37,9 @@ type Env struct {
 	Observed Observed
 }
 
-// Observed is what is known of the nodes now and never goes through Raft.
+// Observed is what is known of the nodes now and never goes through Raft. Its times are swarm time, like Env.Now: an
+// implementation keeps a monotonic reading and returns store.Now minus the age, so that a step of the host's clock
+// makes nobody look absent. It is safe for concurrent use.
 type Observed interface {
 	// LastHeard is when the node was last heard by any manager. ok is false for a node not heard since this manager
 	// became the leader.

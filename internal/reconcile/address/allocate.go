@@ -1,0 +1,269 @@
+package address
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/reconcile"
+	"shoal.dev/shoal/internal/store"
+)
+
+// The range of published ports that users leave open; Swarm's.
+const (
+	firstPort = 30000
+	lastPort  = 32767
+)
+
+// waiting says whether the task waits for what this planner gives.
+func waiting(t *cluster.Task) bool {
+	return t.NodeID == "" && t.Status.State == swarm.TaskStateNew && t.WantsToRun()
+}
+
+// planTasks gives every new task what it needs and makes it pending.
+func planTasks(snap *store.Snapshot, env reconcile.Env) reconcile.Plan {
+	var plan reconcile.Plan
+	a := &allocator{snap: snap, publishes: map[string]bool{}}
+	for t := range snap.WaitingTasks(swarm.TaskStateNew) {
+		if !waiting(t) {
+			continue
+		}
+		g, problem := a.task(t, env)
+		if problem != "" {
+			plan.Reasons = append(plan.Reasons, fmt.Sprintf("task %s: %s", t.ID, problem))
+		}
+		if len(g.Changes) > 0 {
+			plan.Groups = append(plan.Groups, g)
+		}
+	}
+	return plan
+}
+
+// allocator gives addresses to tasks during one plan.
+type allocator struct {
+	snap      *store.Snapshot
+	publishes map[string]bool // by service ID
+	looked    bool
+	ingress   *cluster.Network
+	pool      *pool
+}
+
+// task plans one task, or says why it cannot.
+func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, problem string) {
+	c := t.Clone().(*cluster.Task)
+	pending := swarm.TaskStatus{State: swarm.TaskStatePending, Message: "pending task scheduling", Timestamp: env.Now}
+	if !a.needsAddress(t.ServiceID) {
+		c.Status = pending
+		return store.Group{Why: "needs no address", Changes: []store.Change{store.PutState(c)}}, ""
+	}
+	addr, problem := a.address(t.ID)
+	if problem != "" {
+		if t.Status.Err == problem {
+			return store.Group{}, problem
+		}
+		c.Status.Err, c.Status.Timestamp = problem, env.Now
+		return store.Group{Why: problem, Changes: []store.Change{store.PutState(c)}}, problem
+	}
+	c.Status = pending
+	c.NetworksAttachments = []swarm.NetworkAttachment{{
+		Network:   swarm.Network{ID: a.ingress.ID},
+		Addresses: []netip.Prefix{netip.PrefixFrom(addr, a.pool.prefix.Bits())},
+	}}
+	claim := &cluster.Claim{ID: cluster.ClaimAddr(a.ingress.ID, addr), Owner: t.ID, OwnerName: fmt.Sprintf("%s.%d", t.ServiceName, t.Slot)}
+	return store.Group{
+		Why:     "gets address " + addr.String(),
+		Changes: []store.Change{store.PutBoth(c), store.Create(claim)},
+	}, ""
+}
+
+func (a *allocator) needsAddress(serviceID string) bool {
+	v, ok := a.publishes[serviceID]
+	if !ok {
+		svc, found := store.Get[*cluster.Service](a.snap, serviceID)
+		v = found && len(ingressPorts(svc.Spec.EndpointSpec)) > 0
+		a.publishes[serviceID] = v
+	}
+	return v
+}
+
+func (a *allocator) address(taskID string) (addr netip.Addr, problem string) {
+	if !a.looked {
+		a.looked = true
+		if n, ok := a.snap.IngressNetwork(); ok {
+			a.ingress, a.pool = n, newPool(a.snap, n)
+		}
+	}
+	if a.ingress == nil {
+		return addr, "service needs ingress network, but no ingress network is present"
+	}
+	if a.pool == nil {
+		return addr, fmt.Sprintf("network %s has no subnet to take an address from", a.ingress.Spec.Name)
+	}
+	addr, ok := a.pool.next(taskID)
+	if !ok {
+		return addr, fmt.Sprintf("could not find an available IP in subnet %s of network %s", a.pool.prefix, a.ingress.Spec.Name)
+	}
+	return addr, ""
+}
+
+// ingressPorts are the ports that the routing mesh publishes.
+func ingressPorts(e *swarm.EndpointSpec) []swarm.PortConfig {
+	if e == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(e.Ports), func(p swarm.PortConfig) bool {
+		return p.PublishMode == swarm.PortConfigPublishModeHost
+	})
+}
+
+// planNodes gives every node a number and an address on the routing mesh, the lowest first.
+func planNodes(snap *store.Snapshot) reconcile.Plan {
+	var plan reconcile.Plan
+	var p *pool
+	ingress, ok := snap.IngressNetwork()
+	if ok {
+		p = newPool(snap, ingress)
+	}
+	index, offset := uint32(1), uint32(0)
+	for n := range store.List[*cluster.Node](snap) {
+		if n.Index != 0 && (n.IngressAddr.IsValid() || p == nil) {
+			continue
+		}
+		c := n.Clone().(*cluster.Node)
+		var claims []store.Change
+		if c.Index == 0 {
+			for ; index <= 65535; index++ {
+				if _, ok := store.Get[*cluster.Claim](snap, cluster.ClaimNodeIndex(uint16(index))); !ok {
+					break
+				}
+			}
+			if index > 65535 {
+				plan.Reasons = append(plan.Reasons, fmt.Sprintf("node %s: all 65535 node numbers are in use", n.ID))
+				continue
+			}
+			c.Index = uint16(index)
+			index++
+			claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimNodeIndex(c.Index), Owner: n.ID, OwnerName: n.Description.Hostname}))
+		}
+		if !c.IngressAddr.IsValid() && p != nil {
+			addr, ok := p.from(offset)
+			if ok {
+				offset = number(addr) - p.first + 1
+				c.IngressAddr = addr
+				claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimAddr(ingress.ID, addr), Owner: n.ID, OwnerName: n.Description.Hostname}))
+			} else {
+				plan.Reasons = append(plan.Reasons, fmt.Sprintf("node %s: could not find an available IP in subnet %s of network %s", n.ID, p.prefix, ingress.Spec.Name))
+			}
+		}
+		if len(claims) > 0 {
+			plan.Groups = append(plan.Groups, store.Group{
+				Why: "node gets its number and address", Changes: append(claims, store.PutSpec(c)),
+			})
+		}
+	}
+	return plan
+}
+
+// planService fills the service's endpoint: what its specification says, with a port where it left one open.
+func planService(snap *store.Snapshot, id string) reconcile.Plan {
+	svc, ok := store.Get[*cluster.Service](snap, id)
+	if !ok {
+		return reconcile.Plan{}
+	}
+	var spec swarm.EndpointSpec
+	if svc.Spec.EndpointSpec != nil {
+		spec = *svc.Spec.EndpointSpec
+	}
+	var plan reconcile.Plan
+	had := slices.Clone(svc.Endpoint.Ports)
+	var ports []swarm.PortConfig
+	var claims []store.Change
+	given := map[string]bool{}
+	for _, p := range spec.Ports {
+		p = withDefaults(p)
+		if p.PublishedPort != 0 || p.PublishMode == swarm.PortConfigPublishModeHost {
+			ports = append(ports, p)
+			continue
+		}
+		// A port that was given before stays.
+		i := slices.IndexFunc(had, func(h swarm.PortConfig) bool {
+			h2 := h
+			h2.PublishedPort = 0
+			c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimPort(string(h.Protocol), h.PublishedPort))
+			return h2 == p && ok && c.Owner == svc.ID
+		})
+		if i >= 0 {
+			ports = append(ports, had[i])
+			had = slices.Delete(had, i, i+1)
+			continue
+		}
+		port, ok := freePort(snap, svc.ID, p, given)
+		if !ok {
+			plan.Reasons = append(plan.Reasons, fmt.Sprintf("service %s: no %s port between %d and %d is free", svc.Spec.Name, p.Protocol, firstPort, lastPort))
+			continue
+		}
+		p.PublishedPort = port
+		id := cluster.ClaimPort(string(p.Protocol), port)
+		given[id] = true
+		claims = append(claims, store.Create(&cluster.Claim{ID: id, Owner: svc.ID, OwnerName: svc.Spec.Name}))
+		ports = append(ports, p)
+	}
+	if len(plan.Reasons) > 0 || samePorts(svc.Endpoint, spec, ports) {
+		return plan
+	}
+	c := svc.Clone().(*cluster.Service)
+	c.Endpoint.Spec, c.Endpoint.Ports = spec, ports
+	changes := append(claims, store.PutState(c))
+	// Claims of ports that the service does not publish any more.
+	for _, h := range svc.Endpoint.Ports {
+		still := slices.ContainsFunc(ports, func(p swarm.PortConfig) bool {
+			return p.Protocol == h.Protocol && p.PublishedPort == h.PublishedPort
+		})
+		old, ok := store.Get[*cluster.Claim](snap, cluster.ClaimPort(string(h.Protocol), h.PublishedPort))
+		if !still && ok && old.Owner == svc.ID {
+			changes = append(changes, store.Delete(old))
+		}
+	}
+	plan.Groups = []store.Group{{Why: "service gets its endpoint", Changes: changes}}
+	return plan
+}
+
+// withDefaults is the port with what Swarm fills in.
+func withDefaults(p swarm.PortConfig) swarm.PortConfig {
+	if p.Protocol == "" {
+		p.Protocol = network.TCP
+	}
+	if p.PublishMode == "" {
+		p.PublishMode = swarm.PortConfigPublishModeIngress
+	}
+	return p
+}
+
+func samePorts(e swarm.Endpoint, spec swarm.EndpointSpec, ports []swarm.PortConfig) bool {
+	return e.Spec.Mode == spec.Mode && slices.Equal(e.Spec.Ports, spec.Ports) && slices.Equal(e.Ports, ports)
+}
+
+// freePort finds a port for the service; where it starts to look depends on the service and the port inside, so that
+// two services planned at the same time rarely choose the same.
+func freePort(snap *store.Snapshot, serviceID string, p swarm.PortConfig, given map[string]bool) (uint32, bool) {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%s/%s/%d", serviceID, p.Protocol, p.TargetPort)
+	const n = lastPort - firstPort + 1
+	start := h.Sum32() % n
+	for i := range uint32(n) {
+		port := firstPort + (start+i)%n
+		id := cluster.ClaimPort(string(p.Protocol), port)
+		if given[id] {
+			continue
+		}
+		if _, ok := store.Get[*cluster.Claim](snap, id); !ok {
+			return port, true
+		}
+	}
+	return 0, false
+}

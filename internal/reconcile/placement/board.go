@@ -1,0 +1,313 @@
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/store"
+)
+
+// A node on which so many of a service's tasks failed within failureWindow is taken last; Swarm's numbers.
+const (
+	maxFailures   = 5
+	failureWindow = 5 * time.Minute
+)
+
+// board is the nodes with what runs on them, during one plan.
+type board struct {
+	snap     *store.Snapshot
+	nodes    []*seat
+	byID     map[string]*seat
+	services map[string]*count
+}
+
+// count is what a service has, by node. All its jobs share it, so that each sees what the others have placed.
+type count struct {
+	own      map[string]int // tasks that are meant to run
+	failures map[string]int // lately
+}
+
+// seat is a node with what is left of it.
+type seat struct {
+	*cluster.Node
+	cpu, memory int64 // free, in billionths of a CPU and bytes
+	tasks       int   // that have not ended
+}
+
+func newBoard(snap *store.Snapshot) *board {
+	b := &board{snap: snap, byID: map[string]*seat{}, services: map[string]*count{}}
+	for n := range store.List[*cluster.Node](snap) {
+		s := &seat{Node: n, cpu: n.Description.Resources.NanoCPUs, memory: n.Description.Resources.MemoryBytes}
+		for t := range snap.TasksByNode(n.ID) {
+			if !t.Ended() {
+				s.take(&t.Spec)
+			}
+		}
+		b.nodes = append(b.nodes, s)
+		b.byID[n.ID] = s
+	}
+	return b
+}
+
+// take books a task.
+func (s *seat) take(spec *swarm.TaskSpec) {
+	r := reservations(spec)
+	s.cpu -= r.NanoCPUs
+	s.memory -= r.MemoryBytes
+	s.tasks++
+}
+
+// The filters, in the order in which a node meets them.
+const (
+	filterReady = iota
+	filterResources
+	filterConstraints
+	filterPlatform
+	filterMaxReplicas
+	filters
+)
+
+// explain says in Swarm's words why so many nodes did not pass a filter.
+func explain(filter, nodes int) string {
+	if filter == filterMaxReplicas {
+		return "max replicas per node limit exceed"
+	}
+	if filter == filterReady {
+		if nodes == 1 {
+			return "1 node not available for new tasks"
+		}
+		return fmt.Sprintf("%d nodes not available for new tasks", nodes)
+	}
+	what := [...]string{
+		filterResources: "insufficient resources", filterConstraints: "scheduling constraints not satisfied",
+		filterPlatform: "unsupported platform",
+	}[filter]
+	if nodes == 1 {
+		return what + " on 1 node"
+	}
+	return fmt.Sprintf("%s on %d nodes", what, nodes)
+}
+
+// job is what tasks of one service and specification ask for.
+type job struct {
+	board       *board
+	task        *cluster.Task // one of them
+	reserve     swarm.Resources
+	maxReplicas int
+	spread      []string // label descriptors
+	count       *count
+	seats       []*option
+	groups      map[string]int // the service's tasks by spread group
+	static      [filters]int   // how many nodes never pass, by filter
+}
+
+// option is a node that a job may choose.
+type option struct {
+	*seat
+	groups []string
+	hash   uint64 // orders equal nodes, see tie; 0: not computed
+	// blocked is the filter other than readiness and resources that the node never passes, or filters.
+	blocked int
+}
+
+func (b *board) newJob(t *cluster.Task, now time.Time) *job {
+	j := &job{board: b, task: t, reserve: reservations(&t.Spec), groups: map[string]int{}}
+	var constraints []cluster.Constraint
+	var platforms []swarm.Platform
+	valid := true
+	if p := t.Spec.Placement; p != nil {
+		j.maxReplicas = int(min(p.MaxReplicas, 1<<31-1))
+		platforms = p.Platforms
+		for _, e := range p.Constraints {
+			c, err := cluster.ParseConstraint(e)
+			valid = valid && err == nil
+			constraints = append(constraints, c)
+		}
+		for _, pref := range p.Preferences {
+			if pref.Spread != nil {
+				j.spread = append(j.spread, pref.Spread.SpreadDescriptor)
+			}
+		}
+	}
+	j.count = b.ofService(t.ServiceID, now)
+	for _, s := range b.nodes {
+		if s.Status.State != swarm.NodeStateReady || s.Spec.Availability != swarm.NodeAvailabilityActive && s.Spec.Availability != "" {
+			j.static[filterReady]++
+			continue
+		}
+		o := &option{seat: s, blocked: filters}
+		switch {
+		case !valid || slices.ContainsFunc(constraints, func(c cluster.Constraint) bool { return !c.Match(s.Node) }):
+			o.blocked = filterConstraints
+		case !platformFits(platforms, s.Description.Platform):
+			o.blocked = filterPlatform
+		}
+		o.groups = j.groupsOf(s.Node)
+		j.seats = append(j.seats, o)
+	}
+	if len(j.spread) > 0 {
+		for id, n := range j.count.own {
+			if s := b.byID[id]; s != nil {
+				for _, g := range j.groupsOf(s.Node) {
+					j.groups[g] += n
+				}
+			}
+		}
+	}
+	return j
+}
+
+// groupsOf are the groups that a node belongs to, a preference each; a later one divides the groups of those before.
+func (j *job) groupsOf(n *cluster.Node) []string {
+	var out []string
+	var path strings.Builder
+	for _, d := range j.spread {
+		v, _ := cluster.NodeLabel(d, n)
+		fmt.Fprintf(&path, "%q", v)
+		out = append(out, path.String())
+	}
+	return out
+}
+
+// ofService counts what the service has.
+func (b *board) ofService(id string, now time.Time) *count {
+	if c := b.services[id]; c != nil {
+		return c
+	}
+	c := &count{own: map[string]int{}, failures: map[string]int{}}
+	b.services[id] = c
+	for t := range b.snap.TasksByService(id) {
+		if t.NodeID == "" {
+			continue
+		}
+		switch {
+		case t.WantsToRun() && !t.Ended():
+			c.own[t.NodeID]++
+		case (t.Status.State == swarm.TaskStateFailed || t.Status.State == swarm.TaskStateRejected) && t.Status.Timestamp.After(now.Add(-failureWindow)):
+			c.failures[t.NodeID]++
+		}
+	}
+	return c
+}
+
+// place books the best node for the task, or returns nil if there is none.
+func (j *job) place(t *cluster.Task) *cluster.Node {
+	var best *option
+	for _, o := range j.seats {
+		o.hash = 0
+		if j.check(o) == filters && (best == nil || j.better(o, best, t)) {
+			best = o
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	best.take(&t.Spec)
+	j.count.own[best.ID]++
+	for _, g := range best.groups {
+		j.groups[g]++
+	}
+	return best.Node
+}
+
+// refusal says in Swarm's words why there is no node, the most frequent reason first.
+func (j *job) refusal() string {
+	failed := j.static
+	for _, o := range j.seats {
+		if f := j.check(o); f != filters {
+			failed[f]++
+		}
+	}
+	return sentence(failed)
+}
+
+// check is the first filter that the node does not pass now, or filters.
+func (j *job) check(o *option) int {
+	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory {
+		return filterResources
+	}
+	if o.blocked != filters {
+		return o.blocked
+	}
+	if j.maxReplicas > 0 && j.count.own[o.ID] >= j.maxReplicas {
+		return filterMaxReplicas
+	}
+	return filters
+}
+
+// failures is how badly the service fares on the node; a few failures are nothing.
+func (j *job) failures(o *option) int { return max(j.count.failures[o.ID], maxFailures-1) }
+
+// better says whether a is to be preferred to b: a node where the service does not keep failing, in the spread group
+// with the fewest of its tasks, with the fewest of its tasks, with the fewest tasks at all.
+func (j *job) better(a, b *option, t *cluster.Task) bool {
+	if fa, fb := j.failures(a), j.failures(b); fa != fb {
+		return fa < fb
+	}
+	for i := range j.spread {
+		if ga, gb := j.groups[a.groups[i]], j.groups[b.groups[i]]; ga != gb {
+			return ga < gb
+		}
+	}
+	if c := cmp.Or(cmp.Compare(j.count.own[a.ID], j.count.own[b.ID]), cmp.Compare(a.tasks, b.tasks)); c != 0 {
+		return c < 0
+	}
+	return cmp.Or(cmp.Compare(a.tie(t), b.tie(t)), cmp.Compare(a.ID, b.ID)) < 0
+}
+
+// tie orders equal nodes differently for each task, so that the first node of the list is nothing special.
+func (o *option) tie(t *cluster.Task) uint64 {
+	if o.hash == 0 {
+		h := fnv.New64a()
+		h.Write([]byte(t.ID + "/" + o.ID)) // a hash.Hash never fails
+		o.hash = h.Sum64() | 1
+	}
+	return o.hash
+}
+
+func sentence(failed [filters]int) string {
+	var order []int
+	for f, n := range failed {
+		if n > 0 {
+			order = append(order, f)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(failed[b], failed[a]) })
+	var parts []string
+	for _, f := range order {
+		parts = append(parts, explain(f, failed[f]))
+	}
+	if len(parts) == 0 {
+		return "no suitable node"
+	}
+	return "no suitable node (" + strings.Join(parts, "; ") + ")"
+}
+
+// platformFits says whether a node of the platform runs one of the image's. An image that names none runs anywhere,
+// and an empty part of a name is any.
+func platformFits(image []swarm.Platform, node swarm.Platform) bool {
+	if len(image) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(image, func(p swarm.Platform) bool {
+		return (p.OS == "" || p.OS == node.OS) && (p.Architecture == "" || machine(p.Architecture) == machine(node.Architecture))
+	})
+}
+
+// machine is the Go name of an architecture that nodes and images call by either name.
+func machine(arch string) string {
+	switch arch {
+	case "x86_64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	}
+	return arch
+}

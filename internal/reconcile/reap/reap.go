@@ -1,0 +1,227 @@
+// Package reap deletes what has served its time: tasks that were to be removed and have ended, old tasks beyond the
+// history that the swarm keeps, and the claims of slots that have no task left.
+//
+// It owns the deletion of tasks and slot claims, and the last status of a task that nobody else can report on: one
+// that never had a node, or whose node is gone. It never decides that a task shall end.
+package reap
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/reconcile"
+	"shoal.dev/shoal/internal/store"
+)
+
+// defaultHistory is how many ended tasks of a slot are kept in a swarm that does not say; Swarm's.
+const defaultHistory = 5
+
+// Planner plans the tasks of one service a key; the key is the service's ID.
+type Planner struct{}
+
+var _ reconcile.Planner = Planner{}
+
+// Name is "reap".
+func (Planner) Name() string { return "reap" }
+
+// Keys is the service of a task that may have served its time, and of those on a node that is gone.
+func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
+	switch e.Kind {
+	case cluster.KindTask:
+		old, _ := e.Old.(*cluster.Task)
+		t, _ := e.New.(*cluster.Task)
+		switch {
+		case t == nil:
+			return []reconcile.Key{reconcile.Key(old.ServiceID)}
+		case t.WantsToRun() || old != nil && old.DesiredState == t.DesiredState && old.Ended() == t.Ended() && old.NodeID == t.NodeID:
+			return nil
+		}
+		return []reconcile.Key{reconcile.Key(t.ServiceID)}
+	case cluster.KindNode:
+		if e.New != nil {
+			return nil
+		}
+		var keys []reconcile.Key
+		seen := map[string]bool{}
+		for t := range snap.TasksByNode(e.ID) {
+			if !seen[t.ServiceID] {
+				seen[t.ServiceID] = true
+				keys = append(keys, reconcile.Key(t.ServiceID))
+			}
+		}
+		return keys
+	case cluster.KindSwarm:
+		old, _ := e.Old.(*cluster.Swarm)
+		s, _ := e.New.(*cluster.Swarm)
+		if old != nil && s != nil && history(old) != history(s) {
+			return p.AllKeys(snap)
+		}
+	}
+	return nil
+}
+
+// AllKeys is every service that has tasks or slots, whether it is there or gone.
+func (Planner) AllKeys(snap *store.Snapshot) []reconcile.Key {
+	seen := map[string]bool{}
+	var keys []reconcile.Key
+	add := func(id string) {
+		if !seen[id] {
+			seen[id] = true
+			keys = append(keys, reconcile.Key(id))
+		}
+	}
+	for t := range store.List[*cluster.Task](snap) {
+		add(t.ServiceID)
+	}
+	for c := range store.Prefix[*cluster.Claim](snap, slotPrefix("")) {
+		id, _, _ := strings.Cut(strings.TrimPrefix(c.ID, slotPrefix("")), "/")
+		add(id)
+	}
+	return keys
+}
+
+// slotPrefix is what the IDs of a service's slot claims begin with; of all of them, for "".
+func slotPrefix(serviceID string) string {
+	if serviceID == "" {
+		return "slot/"
+	}
+	return strings.TrimSuffix(cluster.ClaimSlot(serviceID, 0), "0")
+}
+
+// history is how many ended tasks of a slot are kept; negative: all.
+func history(s *cluster.Swarm) int64 {
+	if s == nil || s.Spec.Orchestration.TaskHistoryRetentionLimit == nil {
+		return defaultHistory
+	}
+	return *s.Spec.Orchestration.TaskHistoryRetentionLimit
+}
+
+// Plan plans one service's tasks.
+func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) reconcile.Plan {
+	id := string(key)
+	if id == "" {
+		return reconcile.Plan{}
+	}
+	r := &reaper{snap: snap, env: env, keep: history(snap.Swarm()), gone: map[string]bool{}}
+	slots := map[int][]*cluster.Task{}
+	var order []int
+	for t := range snap.TasksByService(id) {
+		if slots[t.Slot] == nil {
+			order = append(order, t.Slot)
+		}
+		slots[t.Slot] = append(slots[t.Slot], t)
+	}
+	slices.Sort(order)
+	for _, n := range order {
+		c, _ := store.Get[*cluster.Claim](snap, cluster.ClaimSlot(id, n))
+		r.slot(slots[n], c)
+	}
+	for c := range store.Prefix[*cluster.Claim](snap, slotPrefix(id)) {
+		var n int
+		if _, err := fmt.Sscanf(strings.TrimPrefix(c.ID, slotPrefix(id)), "%d", &n); err == nil && slots[n] == nil {
+			r.group("the slot has no task", store.Delete(c))
+		}
+	}
+	return r.out
+}
+
+// reaper is a plan in the making.
+type reaper struct {
+	snap *store.Snapshot
+	env  reconcile.Env
+	keep int64
+	gone map[string]bool // by node ID, nodes that were looked up
+	out  reconcile.Plan
+}
+
+func (r *reaper) group(why string, changes ...store.Change) {
+	r.out.Groups = append(r.out.Groups, store.Group{Why: why, Changes: changes})
+}
+
+// slot plans the tasks of one slot and its claim, which may be nil.
+func (r *reaper) slot(tasks []*cluster.Task, claim *cluster.Claim) {
+	var dead, old []*cluster.Task
+	for _, t := range tasks {
+		if t.WantsToRun() {
+			continue
+		}
+		// Nobody reports on a task that has no node or whose node is gone.
+		orphan := !t.Ended() && (t.NodeID == "" || r.nodeGone(t.NodeID))
+		switch {
+		case t.DesiredState == swarm.TaskStateRemove:
+			if t.Ended() || orphan {
+				dead = append(dead, t)
+			}
+		case orphan:
+			r.end(t)
+		case t.Ended() && (claim == nil || claim.Owner != t.ID): // the owner says whether the slot has finished
+			old = append(old, t)
+		}
+	}
+	dead = append(dead, r.excess(old)...)
+	if len(dead) == 0 {
+		return
+	}
+	if len(dead) < len(tasks) || claim == nil {
+		for _, t := range dead {
+			r.group("the task has served its time", store.Delete(t))
+		}
+		return
+	}
+	// The last tasks of the slot take the claim with them, so that none is left behind.
+	changes := []store.Change{store.Delete(claim)}
+	for _, t := range dead {
+		changes = append(changes, store.Delete(t))
+	}
+	r.group("the slot has served its time", changes...)
+}
+
+// excess is the oldest of a slot's ended tasks, those beyond what is kept.
+func (r *reaper) excess(old []*cluster.Task) []*cluster.Task {
+	keep := r.keep
+	if keep < 0 {
+		return nil
+	}
+	for _, t := range old {
+		// The service planner counts the tasks of a slot for this policy.
+		if rp := t.Spec.RestartPolicy; rp != nil && rp.MaxAttempts != nil && *rp.MaxAttempts > 0 && *rp.MaxAttempts < 1<<31 {
+			keep = max(keep, int64(*rp.MaxAttempts)+1)
+		}
+	}
+	if int64(len(old)) <= keep {
+		return nil
+	}
+	slices.SortFunc(old, func(a, b *cluster.Task) int {
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.Version.Index, a.Version.Index), cmp.Compare(a.ID, b.ID))
+	})
+	return old[keep:]
+}
+
+func (r *reaper) nodeGone(id string) bool {
+	gone, ok := r.gone[id]
+	if !ok {
+		_, there := store.Get[*cluster.Node](r.snap, id)
+		gone = !there
+		r.gone[id] = gone
+	}
+	return gone
+}
+
+// end gives a task that nobody reports on its last status. Writing both parts makes sure that it has not been placed
+// at the same time.
+func (r *reaper) end(t *cluster.Task) {
+	c := t.Clone().(*cluster.Task)
+	c.Status.Timestamp, c.Status.Err = r.env.Now, ""
+	c.Status.State, c.Status.Message = swarm.TaskStateShutdown, "shutdown"
+	why := "the task never had a node"
+	if t.NodeID != "" {
+		c.Status.State, c.Status.Message = swarm.TaskStateOrphaned, "Task belonged to a node that has been deleted"
+		why = "the task's node is gone"
+	}
+	r.group(why, store.PutBoth(c))
+}

@@ -1,0 +1,171 @@
+package service
+
+import (
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/store"
+)
+
+const (
+	// defaultDelay is the restart delay of a service that says nothing; Swarm's.
+	defaultDelay = 5 * time.Second
+	// stopTimeout is how long a replacement waits for its predecessor to end before it is started anyway; Swarm's.
+	stopTimeout = time.Minute
+)
+
+// slot brings one slot to one task that is meant to run, or leaves it finished if the restart policy says so.
+func (pl *plan) slot(s *slot) {
+	cur := s.current
+	for _, t := range s.tasks {
+		if t != cur && t.WantsToRun() {
+			pl.group(fmt.Sprintf("slot %d has another task", s.number), desire(t, swarm.TaskStateShutdown))
+		}
+	}
+	if !cur.WantsToRun() {
+		return // finished: its policy wants no other
+	}
+	if cur.Ended() {
+		pl.restart(s)
+		return
+	}
+	if why := pl.lost(cur); why != "" {
+		pl.move(s, why)
+		return
+	}
+	if cur.DesiredState != swarm.TaskStateRunning {
+		pl.promote(s)
+	}
+}
+
+// lost says why the task's node cannot be expected to run it, or "".
+func (pl *plan) lost(t *cluster.Task) string {
+	if t.NodeID == "" {
+		return ""
+	}
+	n, ok := store.Get[*cluster.Node](pl.snap, t.NodeID)
+	switch {
+	case !ok:
+		return "its node is gone"
+	case n.Status.State == swarm.NodeStateDown:
+		return "its node is down"
+	case n.Spec.Availability == swarm.NodeAvailabilityDrain:
+		return "its node is drained"
+	}
+	return ""
+}
+
+// restart replaces a task that ended, after the delay that its policy wants, or finishes the slot.
+func (pl *plan) restart(s *slot) {
+	cur := s.current
+	if !pl.mayRestart(s) {
+		pl.group(fmt.Sprintf("slot %d has finished", s.number), desire(cur, swarm.TaskStateShutdown))
+		return
+	}
+	t := pl.newTask(s.number)
+	if reflect.DeepEqual(cur.Spec, t.Spec) {
+		t.Attempt = cur.Attempt + 1
+	}
+	delay := defaultDelay
+	if rp := cur.Spec.RestartPolicy; rp != nil && rp.Delay != nil {
+		delay = *rp.Delay
+	}
+	if pl.lost(cur) != "" {
+		delay = 0 // it ended because of its node, or at the same time
+	}
+	if delay > 0 {
+		t.DesiredState = swarm.TaskStateReady
+		t.StartAt = pl.env.Now.Add(delay)
+		pl.again(t.StartAt)
+	}
+	pl.replace(s, t, "the task has ended")
+}
+
+// move replaces a task that its node cannot run, without a delay: the task did nothing wrong.
+func (pl *plan) move(s *slot, why string) {
+	cur := s.current
+	if condition(cur) == swarm.RestartPolicyConditionNone {
+		pl.group(fmt.Sprintf("slot %d has finished: %s", s.number, why), desire(cur, swarm.TaskStateShutdown))
+		return
+	}
+	t := pl.newTask(s.number)
+	if reflect.DeepEqual(cur.Spec, t.Spec) {
+		t.Attempt = cur.Attempt
+	}
+	if pl.stopping(cur) {
+		t.DesiredState = swarm.TaskStateReady
+		t.StartAt = pl.env.Now
+		pl.again(pl.env.Now.Add(stopTimeout))
+	}
+	pl.replace(s, t, why)
+}
+
+func (pl *plan) replace(s *slot, t *cluster.Task, why string) {
+	pl.group(fmt.Sprintf("slot %d: %s", s.number, why),
+		desire(s.current, swarm.TaskStateShutdown), store.Create(t), pl.claim(s, t))
+}
+
+// promote lets a replacement start when its delay is over and its predecessor has ended.
+func (pl *plan) promote(s *slot) {
+	cur := s.current
+	if pl.env.Now.Before(cur.StartAt) {
+		pl.again(cur.StartAt)
+		return
+	}
+	for _, t := range s.tasks {
+		deadline := cur.CreatedAt.Add(stopTimeout)
+		if t.DesiredState == swarm.TaskStateShutdown && pl.stopping(t) && pl.env.Now.Before(deadline) {
+			pl.again(deadline)
+			return
+		}
+	}
+	pl.group(fmt.Sprintf("slot %d may start", s.number), desire(cur, swarm.TaskStateRunning))
+}
+
+// stopping says whether a task that is to stop may be expected to: it runs on a node that is there.
+func (pl *plan) stopping(t *cluster.Task) bool {
+	if t.Ended() || t.NodeID == "" {
+		return false
+	}
+	n, ok := store.Get[*cluster.Node](pl.snap, t.NodeID)
+	return ok && n.Status.State != swarm.NodeStateDown
+}
+
+func condition(t *cluster.Task) swarm.RestartPolicyCondition {
+	if rp := t.Spec.RestartPolicy; rp != nil && rp.Condition != "" {
+		return rp.Condition
+	}
+	return swarm.RestartPolicyConditionAny
+}
+
+// mayRestart says whether the restart policy wants another task after the current one, which has ended.
+func (pl *plan) mayRestart(s *slot) bool {
+	cur := s.current
+	switch condition(cur) {
+	case swarm.RestartPolicyConditionNone:
+		return false
+	case swarm.RestartPolicyConditionOnFailure:
+		if cur.Status.State == swarm.TaskStateComplete {
+			return false
+		}
+	}
+	rp := cur.Spec.RestartPolicy
+	if rp == nil || rp.MaxAttempts == nil || *rp.MaxAttempts == 0 {
+		return true
+	}
+	if rp.Window == nil || *rp.Window == 0 {
+		return cur.Attempt < *rp.MaxAttempts
+	}
+	// Package reap keeps at least so many tasks of a slot as the policy counts.
+	var n uint64
+	for _, t := range s.tasks {
+		if t.Attempt > 0 && t.CreatedAt.After(pl.env.Now.Add(-*rp.Window)) {
+			n++
+		}
+	}
+	return n < *rp.MaxAttempts
+}
