@@ -1,0 +1,332 @@
+package agent_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/image"
+	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/registry"
+
+	"shoal.dev/shoal/internal/agent"
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/network"
+)
+
+var (
+	_ agent.Engine  = (*fakeEngine)(nil)
+	_ agent.Network = (*fakeNetwork)(nil)
+)
+
+// fakeEngine keeps containers in memory. Its faults are set by the tests.
+type fakeEngine struct {
+	mu         sync.Mutex
+	containers map[string]*fakeContainer // by ID
+	images     map[string]bool
+	remote     map[string]bool // what Pull finds
+	calls      map[string]int  // by method
+	serial     int
+
+	pullTime, startTime time.Duration
+	fail                func(method, name string) error // may be nil
+	starting, maxStart  int
+	onStart             func(name string)
+}
+
+type fakeContainer struct {
+	id       string
+	spec     engine.Spec
+	state    container.State
+	changed  chan struct{}
+	timeout  *time.Duration // what Stop was given
+	stubborn bool           // it ends only when it is killed
+}
+
+func newFakeEngine(images ...string) *fakeEngine {
+	e := &fakeEngine{containers: map[string]*fakeContainer{}, images: map[string]bool{}, remote: map[string]bool{}, calls: map[string]int{}}
+	for _, i := range images {
+		e.images[i], e.remote[i] = true, true
+	}
+	return e
+}
+
+// call counts a call and returns the fault that is set for it. e.mu is held when it returns.
+func (e *fakeEngine) call(method, name string) error {
+	e.mu.Lock()
+	e.calls[method]++
+	if e.fail != nil {
+		return e.fail(method, name)
+	}
+	return nil
+}
+
+func (e *fakeEngine) find(name string) (*fakeContainer, error) {
+	for _, c := range e.containers {
+		if c.id == name || c.spec.Name == name {
+			return c, nil
+		}
+	}
+	return nil, errdefs.ErrNotFound.WithMessage("No such container: " + name)
+}
+
+func (c *fakeContainer) set(s container.State) {
+	c.state = s
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (e *fakeEngine) Create(ctx context.Context, s engine.Spec) (string, []string, error) {
+	defer e.mu.Unlock()
+	if err := e.call("Create", s.Name); err != nil {
+		return "", nil, err
+	}
+	if !e.images[s.Config.Image] {
+		return "", nil, errdefs.ErrNotFound.WithMessage("no image " + s.Config.Image)
+	}
+	if _, err := e.find(s.Name); err == nil {
+		return "", nil, errdefs.ErrConflict.WithMessage("the name is taken")
+	}
+	e.serial++
+	c := &fakeContainer{id: fmt.Sprintf("c%03d", e.serial), spec: s, changed: make(chan struct{})}
+	c.state.Status = container.StateCreated
+	e.containers[c.id] = c
+	return c.id, nil, nil
+}
+
+func (e *fakeEngine) Start(ctx context.Context, name string) error {
+	err := e.call("Start", name)
+	if err != nil {
+		e.mu.Unlock()
+		return err
+	}
+	e.starting++
+	e.maxStart = max(e.maxStart, e.starting)
+	e.mu.Unlock()
+	if e.startTime > 0 {
+		time.Sleep(e.startTime)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.starting--
+	c, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	if e.onStart != nil {
+		e.onStart(c.spec.Name)
+	}
+	e.serial++
+	c.set(container.State{Status: container.StateRunning, Running: true, Pid: 1000 + e.serial})
+	return nil
+}
+
+func (e *fakeEngine) Stop(ctx context.Context, name string, o engine.StopOptions) error {
+	if err := e.call("Stop", name); err != nil {
+		e.mu.Unlock()
+		return err
+	}
+	c, err := e.find(name)
+	if err != nil || !c.state.Running {
+		e.mu.Unlock()
+		return err
+	}
+	c.timeout = o.Timeout
+	stubborn := c.stubborn
+	e.mu.Unlock()
+	if stubborn {
+		select {
+		case <-time.After(*o.Timeout):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	e.exit(name, container.State{ExitCode: 143})
+	return nil
+}
+
+// exit ends a container.
+func (e *fakeEngine) exit(name string, s container.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, err := e.find(name)
+	if err != nil {
+		panic(err)
+	}
+	s.Status = container.StateExited
+	c.set(s)
+}
+
+func (e *fakeEngine) Remove(ctx context.Context, name string, force bool) error {
+	defer e.mu.Unlock()
+	if err := e.call("Remove", name); err != nil {
+		return err
+	}
+	c, err := e.find(name)
+	if err != nil {
+		return err
+	}
+	if c.state.Running && !force {
+		return errdefs.ErrConflict.WithMessage("it runs")
+	}
+	delete(e.containers, c.id)
+	close(c.changed)
+	return nil
+}
+
+func (e *fakeEngine) Wait(ctx context.Context, name string, _ container.WaitCondition) (<-chan engine.WaitResult, error) {
+	defer e.mu.Unlock()
+	if err := e.call("Wait", name); err != nil {
+		return nil, err
+	}
+	c, err := e.find(name)
+	if err != nil {
+		return nil, err
+	}
+	out := make(chan engine.WaitResult, 1)
+	changed := c.changed
+	if !c.state.Running {
+		out <- engine.WaitResult{ExitCode: c.state.ExitCode}
+		return out, nil
+	}
+	go func() {
+		select {
+		case <-changed:
+			e.mu.Lock()
+			out <- engine.WaitResult{ExitCode: c.state.ExitCode}
+			e.mu.Unlock()
+		case <-ctx.Done():
+			out <- engine.WaitResult{Err: ctx.Err()}
+		}
+	}()
+	return out, nil
+}
+
+func (e *fakeEngine) Inspect(ctx context.Context, name string) (*container.InspectResponse, error) {
+	defer e.mu.Unlock()
+	if err := e.call("Inspect", name); err != nil {
+		return nil, err
+	}
+	c, err := e.find(name)
+	if err != nil {
+		return nil, err
+	}
+	s := c.state
+	return &container.InspectResponse{ID: c.id, Name: "/" + c.spec.Name, State: &s, Config: c.spec.Config}, nil
+}
+
+func (e *fakeEngine) List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error) {
+	defer e.mu.Unlock()
+	if err := e.call("List", ""); err != nil {
+		return nil, err
+	}
+	var out []container.Summary
+	for _, id := range slices.Sorted(maps.Keys(e.containers)) {
+		c := e.containers[id]
+		if _, ok := c.spec.Config.Labels[o.Filters["label"][0]]; ok && (o.All || c.state.Running) {
+			out = append(out, container.Summary{ID: id, Labels: c.spec.Config.Labels, State: c.state.Status})
+		}
+	}
+	return out, nil
+}
+
+func (e *fakeEngine) Pull(ctx context.Context, ref string, _ *registry.AuthConfig, _ func(jsonstream.Message)) error {
+	err := e.call("Pull", ref)
+	e.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	select {
+	case <-time.After(e.pullTime):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.remote[ref] {
+		return errdefs.ErrNotFound.WithMessage("manifest unknown")
+	}
+	e.images[ref] = true
+	return nil
+}
+
+func (e *fakeEngine) InspectImage(ctx context.Context, ref string) (*image.InspectResponse, error) {
+	defer e.mu.Unlock()
+	if err := e.call("InspectImage", ref); err != nil {
+		return nil, err
+	}
+	if !e.images[ref] {
+		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
+	}
+	return &image.InspectResponse{ID: ref}, nil
+}
+
+// get is a copy of a container, nil if there is none.
+func (e *fakeEngine) get(name string) *fakeContainer {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, err := e.find(name)
+	if err != nil {
+		return nil
+	}
+	return &fakeContainer{id: c.id, spec: c.spec, state: c.state, timeout: c.timeout}
+}
+
+func (e *fakeEngine) count(method string) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.calls[method]
+}
+
+func (e *fakeEngine) running() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for _, c := range e.containers {
+		if c.state.Running {
+			n++
+		}
+	}
+	return n
+}
+
+// fakeNetwork remembers what it was given.
+type fakeNetwork struct {
+	mu      sync.Mutex
+	held    network.Desired
+	applied int
+	err     error
+}
+
+func (n *fakeNetwork) Apply(ctx context.Context, d network.Desired) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.applied++
+	if n.err == nil {
+		n.held = d
+	}
+	return n.err
+}
+
+func (n *fakeNetwork) fault(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = err
+}
+
+func (n *fakeNetwork) get() network.Desired {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.held
+}
+
+func (n *fakeNetwork) tries() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.applied
+}
