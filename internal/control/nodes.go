@@ -1,0 +1,132 @@
+package control
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/store"
+)
+
+// Nodes lists the members.
+func (c *Control) Nodes(ctx context.Context, f map[string][]string) ([]swarm.Node, error) {
+	m, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fl := filters(f)
+	if err := fl.known("id", "name", "label", "node.label", "membership", "role"); err != nil {
+		return nil, err
+	}
+	for _, r := range fl["role"] {
+		if r != "worker" && r != "manager" {
+			return nil, invalid("invalid role filter: '%s'", r)
+		}
+	}
+	for _, v := range fl["membership"] {
+		if v != "accepted" && v != "pending" {
+			return nil, invalid("invalid membership filter: '%s'", v)
+		}
+	}
+	out := []swarm.Node{}
+	for n := range store.List[*cluster.Node](snap) {
+		if fl.any("id", prefixOf(n.ID)) && fl.any("name", prefixOf(nodeName(n))) && fl.labels("node.label", n.Spec.Labels) &&
+			fl.labels("label", n.Description.Engine.Labels) && fl.any("role", func(v string) bool { return v == string(n.Spec.Role) }) &&
+			fl.any("membership", func(v string) bool { return v == "accepted" }) {
+			out = append(out, m.node(n))
+		}
+	}
+	return out, nil
+}
+
+// Node returns a member; "self" is this one.
+func (c *Control) Node(ctx context.Context, ref string) (*swarm.Node, error) {
+	m, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if ref == "self" {
+		ref = m.NodeID
+	}
+	n, err := find(snap, "node", ref, nodeName)
+	if err != nil {
+		return nil, err
+	}
+	out := m.node(n)
+	return &out, nil
+}
+
+// node adds what only the consensus knows: who leads, and whether a manager is reachable.
+func (m *Manager) node(n *cluster.Node) swarm.Node {
+	out := n.Clone().(*cluster.Node).Node
+	if out.ManagerStatus != nil {
+		out.ManagerStatus.Leader = m.Leader() == n.ID
+		out.ManagerStatus.Reachability = swarm.ReachabilityReachable
+		if n.Status.State != swarm.NodeStateReady {
+			out.ManagerStatus.Reachability = swarm.ReachabilityUnreachable
+		}
+	}
+	return out
+}
+
+// UpdateNode replaces a node's labels and availability if it is still at the version.
+func (c *Control) UpdateNode(ctx context.Context, ref string, version uint64, spec swarm.NodeSpec) error {
+	m, err := c.write()
+	if err != nil {
+		return err
+	}
+	switch spec.Availability {
+	case swarm.NodeAvailabilityActive, swarm.NodeAvailabilityPause, swarm.NodeAvailabilityDrain:
+	default:
+		return invalid("invalid Availability: %q", string(spec.Availability))
+	}
+	return m.update(ctx, func(tx *store.Tx) error {
+		old, err := find(tx.Snapshot, "node", ref, nodeName)
+		if err != nil {
+			return err
+		}
+		if old.Version.Index != version {
+			return outOfSequence()
+		}
+		if spec.Role != old.Spec.Role {
+			return errdefs.ErrNotImplemented.WithMessage("changing a node's role (promote, demote) is not implemented by Shoal yet: " +
+				"let the node leave and join it with the other role's token")
+		}
+		n := old.Clone().(*cluster.Node)
+		n.Spec = spec
+		tx.Write(store.PutSpec(n))
+		return nil
+	})
+}
+
+// RemoveNode removes a member that is down, or any with force. Its certificate is refused from then on.
+func (c *Control) RemoveNode(ctx context.Context, ref string, force bool) error {
+	m, err := c.write()
+	if err != nil {
+		return err
+	}
+	n, err := find(m.Store.Snapshot(), "node", ref, nodeName)
+	if err != nil {
+		return err
+	}
+	if n.Spec.Role == swarm.NodeRoleManager {
+		return errdefs.ErrFailedPrecondition.WithMessage("node " + n.ID + " is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal")
+	}
+	return m.update(ctx, func(tx *store.Tx) error {
+		n, ok := store.Get[*cluster.Node](tx.Snapshot, n.ID)
+		if !ok {
+			return notFound("node", ref)
+		}
+		if !force && n.Status.State == swarm.NodeStateReady {
+			return errdefs.ErrFailedPrecondition.WithMessage("node " + n.ID + " is not down and can't be removed")
+		}
+		tx.Write(store.Delete(n))
+		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimRemoved(n.ID), Owner: n.ID, OwnerName: nodeName(n)}))
+		if cl, ok := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimNodeIndex(n.Index)); ok && cl.Owner == n.ID {
+			tx.Write(store.Delete(cl))
+		}
+		return nil
+	})
+}

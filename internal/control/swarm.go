@@ -1,0 +1,79 @@
+package control
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/pki"
+	"shoal.dev/shoal/internal/store"
+)
+
+// Swarm returns the swarm with its join tokens.
+func (c *Control) Swarm(ctx context.Context) (*swarm.Swarm, error) {
+	_, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := snap.Swarm()
+	if s == nil {
+		return nil, errdefs.ErrUnavailable.WithMessage("this manager has not received the swarm's state yet: try again")
+	}
+	return inspectSwarm(s), nil
+}
+
+// RotateFlags says which secrets of the swarm an update replaces.
+type RotateFlags struct{ WorkerToken, ManagerToken, ManagerUnlockKey bool }
+
+// UpdateSwarm replaces the swarm's settings if they are still at the version, and its tokens if asked.
+func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Spec, rotate RotateFlags) error {
+	m, err := c.write()
+	if err != nil {
+		return err
+	}
+	if err := checkSwarmSpec(spec); err != nil {
+		return err
+	}
+	if rotate.ManagerUnlockKey {
+		return errdefs.ErrNotImplemented.WithMessage("the unlock key is not implemented by Shoal yet: managers cannot be locked")
+	}
+	return m.update(ctx, func(tx *store.Tx) error {
+		old := tx.Swarm()
+		if old == nil || old.Version.Index != version {
+			return outOfSequence()
+		}
+		s := old.Clone().(*cluster.Swarm)
+		s.Spec = spec
+		if rotate.WorkerToken {
+			s.JoinTokens.Worker = pki.NewToken([]byte(s.TLSInfo.TrustRoot))
+		}
+		if rotate.ManagerToken {
+			s.JoinTokens.Manager = pki.NewToken([]byte(s.TLSInfo.TrustRoot))
+		}
+		tx.Write(store.PutSpec(s))
+		return nil
+	})
+}
+
+func checkSwarmSpec(spec swarm.Spec) error {
+	switch {
+	case spec.Name != "" && spec.Name != "default":
+		return invalid(`swarm spec must be named "default"`)
+	case spec.EncryptionConfig.AutoLockManagers:
+		return errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
+	case len(spec.CAConfig.ExternalCAs) > 0:
+		return errdefs.ErrNotImplemented.WithMessage("external certificate authorities (--external-ca) are not implemented by Shoal: it signs its own certificates")
+	case spec.CAConfig.SigningCACert != "" || spec.CAConfig.SigningCAKey != "" || spec.CAConfig.ForceRotate > 0:
+		return errdefs.ErrNotImplemented.WithMessage("rotating the certificate authority (ca --rotate) is not implemented by Shoal yet")
+	case spec.Dispatcher.HeartbeatPeriod < 0:
+		return invalid("heartbeat time period cannot be a negative duration")
+	case spec.CAConfig.NodeCertExpiry != 0 && spec.CAConfig.NodeCertExpiry < pki.MinValidity:
+		return invalid("minimum certificate expiry time is: %s", pki.MinValidity)
+	}
+	return nil
+}
+
+// CheckSwarmSpec is what [Control.UpdateSwarm] checks, for the making of a swarm.
+func CheckSwarmSpec(spec swarm.Spec) error { return checkSwarmSpec(spec) }

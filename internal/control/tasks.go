@@ -1,0 +1,142 @@
+package control
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	apinetwork "github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/store"
+)
+
+// Tasks lists the tasks, ended ones too.
+func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Task, error) {
+	m, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	fl := filters(f)
+	if err := fl.known("id", "name", "service", "node", "label", "desired-state", "runtime", "_up-to-date"); err != nil {
+		return nil, err
+	}
+	for _, d := range fl["desired-state"] {
+		if d != "running" && d != "shutdown" && d != "accepted" {
+			return nil, invalid("invalid task state: %s", d)
+		}
+	}
+	services := resolve(snap, fl["service"], "service", serviceName)
+	for i, n := range fl["node"] {
+		if n == "self" {
+			fl["node"] = slices.Clone(fl["node"])
+			fl["node"][i] = m.NodeID
+		}
+	}
+	nodes := resolve(snap, fl["node"], "node", nodeName)
+	out := []swarm.Task{}
+	for t := range store.List[*cluster.Task](snap) {
+		if fl.any("id", prefixOf(t.ID)) && fl.any("name", prefixOf(taskName(t))) && fl.labels("label", t.Labels) &&
+			fl.any("service", func(string) bool { return services[t.ServiceID] }) &&
+			fl.any("node", func(string) bool { return nodes[t.NodeID] }) &&
+			fl.any("runtime", func(v string) bool { return v == "container" }) &&
+			fl.any("desired-state", func(v string) bool { return v == shownDesired(t) }) {
+			out = append(out, task(snap, t))
+		}
+	}
+	return out, nil
+}
+
+// resolve gives the IDs of the records that the references name; what names nothing is left out.
+func resolve[T cluster.Object](snap *store.Snapshot, refs []string, kind string, name func(T) string) map[string]bool {
+	ids := map[string]bool{}
+	for _, r := range refs {
+		if o, err := find(snap, kind, r, name); err == nil {
+			ids[o.Key()] = true
+		} else {
+			ids[r] = true // tasks outlive their service and node
+		}
+	}
+	return ids
+}
+
+// shownDesired is the desired state that the filter means: a task that waits for its restart delay counts as running.
+func shownDesired(t *cluster.Task) string {
+	if t.WantsToRun() {
+		return "running"
+	}
+	return "shutdown"
+}
+
+// Task returns a task.
+func (c *Control) Task(ctx context.Context, ref string) (*swarm.Task, error) {
+	_, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t, err := find(snap, "task", ref, taskName)
+	if err != nil {
+		return nil, err
+	}
+	out := task(snap, t)
+	return &out, nil
+}
+
+// task is a task as the API shows it: its networks are named.
+func task(snap *store.Snapshot, t *cluster.Task) swarm.Task {
+	out := t.Clone().(*cluster.Task).Task
+	for i, a := range out.NetworksAttachments {
+		if n, ok := store.Get[*cluster.Network](snap, a.Network.ID); ok {
+			out.NetworksAttachments[i].Network = n.Clone().(*cluster.Network).Network
+		}
+	}
+	return out
+}
+
+// Networks lists the swarm's networks. A node that is no manager has none to list.
+func (c *Control) Networks(ctx context.Context) ([]apinetwork.Inspect, error) {
+	_, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []apinetwork.Inspect
+	for n := range store.List[*cluster.Network](snap) {
+		out = append(out, inspectNetwork(n))
+	}
+	return out, nil
+}
+
+func inspectNetwork(n *cluster.Network) apinetwork.Inspect {
+	out := apinetwork.Inspect{}
+	out.Name, out.ID, out.Created = n.Spec.Name, n.ID, n.CreatedAt
+	out.Scope, out.Driver = "swarm", "overlay"
+	out.EnableIPv4, out.EnableIPv6 = true, n.Spec.IPv6Enabled
+	out.Internal, out.Attachable, out.Ingress = n.Spec.Internal, n.Spec.Attachable, n.Spec.Ingress
+	out.Options, out.Labels = n.DriverState.Options, n.Spec.Labels
+	out.IPAM.Driver = "default"
+	if n.IPAMOptions != nil {
+		for _, c := range n.IPAMOptions.Configs {
+			out.IPAM.Config = append(out.IPAM.Config, apinetwork.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway})
+		}
+	}
+	return out
+}
+
+// IngressVNI is the VXLAN network identifier of the routing mesh: the first of Swarm's range for overlay networks.
+const IngressVNI = "4096"
+
+// OptionVNI is the driver option that names a network's VNIs.
+const OptionVNI = "com.docker.network.driver.overlay.vxlanid_list"
+
+// NewIngress is the routing mesh's network of a new swarm.
+func NewIngress(subnet netip.Prefix) *cluster.Network {
+	n := &cluster.Network{}
+	n.ID = cluster.NewID()
+	n.Spec.Name, n.Spec.Labels, n.Spec.Ingress = "ingress", map[string]string{}, true
+	n.Spec.DriverConfiguration = &swarm.Driver{Name: "overlay"}
+	n.DriverState = swarm.Driver{Name: "overlay", Options: map[string]string{OptionVNI: IngressVNI}}
+	n.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: []swarm.IPAMConfig{{Subnet: subnet, Gateway: subnet.Addr().Next()}}}
+	n.Spec.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: slices.Clone(n.IPAMOptions.Configs)}
+	return n
+}

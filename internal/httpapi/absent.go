@@ -1,0 +1,104 @@
+package httpapi
+
+import "strings"
+
+// absentTable is every route of API 1.56 that Shoal does not have yet, and what it would do. "Not supported" is part
+// of the sentence because the docker client's `inspect`, which tries one kind of object after the other, goes on to
+// the next kind when it reads these words.
+const absentTable = `
+GET    /containers/{name*}/attach/ws    attaching to a container by websocket
+POST   /containers/{name*}/attach       attaching to a container
+GET    /containers/{name*}/top          listing a container's processes
+GET    /containers/{name*}/changes      listing a container's changed files
+GET    /containers/{name*}/export       exporting a container's file system
+GET    /containers/{name*}/stats        a container's resource use
+POST   /containers/{name*}/resize       resizing a container's terminal
+POST   /containers/{name*}/update       updating a container
+POST   /containers/{name*}/rename       renaming a container
+POST   /containers/{name*}/pause        pausing a container
+POST   /containers/{name*}/unpause      unpausing a container
+HEAD   /containers/{name*}/archive      looking at a file in a container
+GET    /containers/{name*}/archive      copying from a container
+PUT    /containers/{name*}/archive      copying into a container
+POST   /containers/{name*}/copy         copying from a container
+POST   /containers/{name*}/exec         running a command in a container
+GET    /containers/{name*}/checkpoints  listing checkpoints
+POST   /containers/{name*}/checkpoints  making a checkpoint
+POST   /containers/prune                removing stopped containers
+POST   /exec/{id}/start                 running a command in a container
+POST   /exec/{id}/resize                resizing a command's terminal
+GET    /exec/{id}/json                  inspecting a command in a container
+POST   /commit                          making an image from a container
+POST   /build                           building an image
+POST   /build/prune                     removing the build cache
+POST   /build/cancel                    stopping a build
+POST   /session                         a build session
+POST   /grpc                            a build session
+GET    /images/{name*}/attestations     an image's attestations
+GET    /images/{name*}/history          an image's history
+POST   /images/{name*}/push             pushing an image
+POST   /images/{name*}/tag              tagging an image
+GET    /images/{name*}/get              saving an image
+GET    /images/get                      saving images
+GET    /images/search                   searching a registry
+POST   /images/prune                    removing unused images
+POST   /auth                            checking credentials for a registry
+GET    /system/df                       disk use
+GET    /volumes                         listing volumes
+POST   /volumes/create                  creating a volume
+POST   /volumes/prune                   removing unused volumes
+GET    /volumes/{name*}                 inspecting a volume
+PUT    /volumes/{name*}                 updating a volume
+DELETE /volumes/{name*}                 removing a volume
+POST   /networks/create                 creating a network
+POST   /networks/prune                  removing unused networks
+POST   /networks/{id}/connect           connecting a container to a network
+POST   /networks/{id}/disconnect        disconnecting a container from a network
+DELETE /networks/{id}                   removing a network
+GET    /plugins                         listing plugins
+GET    /plugins/privileges              a plugin's privileges
+POST   /plugins/pull                    installing a plugin
+POST   /plugins/create                  creating a plugin
+GET    /plugins/{name*}/json            inspecting a plugin
+POST   /plugins/{name*}/enable          enabling a plugin
+POST   /plugins/{name*}/disable         disabling a plugin
+POST   /plugins/{name*}/upgrade         upgrading a plugin
+POST   /plugins/{name*}/push            pushing a plugin
+POST   /plugins/{name*}/set             configuring a plugin
+DELETE /plugins/{name*}                 removing a plugin
+GET    /swarm/unlockkey                 locking managers
+POST   /swarm/unlock                    locking managers
+GET    /services/{id}/logs              the logs of a service
+GET    /tasks/{id}/logs                 the logs of a task
+GET    /secrets                         listing secrets
+POST   /secrets/create                  creating a secret
+GET    /secrets/{id}                    inspecting a secret
+DELETE /secrets/{id}                    removing a secret
+POST   /secrets/{id}/update             updating a secret
+GET    /configs                         listing configs
+POST   /configs/create                  creating a config
+GET    /configs/{id}                    inspecting a config
+DELETE /configs/{id}                    removing a config
+POST   /configs/{id}/update             updating a config
+`
+
+func absentRoutes() []route {
+	var routes []route
+	for line := range strings.Lines(absentTable) {
+		f := strings.Fields(line)
+		if len(f) < 3 {
+			continue
+		}
+		text := strings.Join(f[2:], " ") + " is not supported: " + f[0] + " " + strings.ReplaceAll(f[1], "*", "") + " is not implemented by Shoal yet"
+		routes = append(routes, route{f[0], f[1], RequestTime, func(*call) error { return absent("%s", text) }})
+	}
+	return routes
+}
+
+// need fails with a sentence if the node was built without a backend.
+func need(have bool, what string) error {
+	if have {
+		return nil
+	}
+	return absent("%s are not served by this node", what)
+}

@@ -1,0 +1,108 @@
+package httpapi
+
+import (
+	"context"
+
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+	"github.com/moby/moby/api/types/system"
+
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/engine"
+)
+
+// Errors of every backend are of the errdefs taxonomy (github.com/containerd/errdefs) and their text is what the user
+// reads: Docker's words, without a class name at the end. errors.go maps the class to an HTTP status. A backend may
+// be called by any number of requests at once; a method ends when its context does. A nil backend in [Config] answers
+// 501 on every route of its resource.
+//
+// Filters are Docker's: the key is the filter's name, the values are alternatives. A filter that a backend does not
+// know is InvalidArgument with the text "invalid filter 'NAME'". A nil map is no filter.
+
+// Containers serves /containers. Package engine has the contract.
+type Containers interface {
+	engine.Containers
+}
+
+// Images serves /images and /distribution. Package engine has the contract.
+type Images interface {
+	engine.Images
+}
+
+// Events serves /events.
+type Events interface {
+	Events(ctx context.Context) <-chan engine.Event
+}
+
+// Usage counts containers and images for /info.
+type Usage interface {
+	Usage(ctx context.Context) (engine.Usage, error)
+}
+
+// Host says what this machine is, for /info. The fields Containers*, Images, Swarm, ServerVersion and SystemTime are
+// filled in by this package and may stay empty.
+type Host interface {
+	Info(ctx context.Context) (system.Info, error)
+}
+
+// Swarm is this node's own membership: what works on a node that is in no swarm, too.
+type Swarm interface {
+	// Init makes a swarm of this node alone. Unavailable with Docker's text if the node is in one already,
+	// InvalidArgument for a bad address or availability.
+	Init(ctx context.Context, r swarm.InitRequest) (nodeID string, err error)
+	// Join returns when this node is a member, or with Unavailable if no remote answered before the time-out.
+	Join(ctx context.Context, r swarm.JoinRequest) error
+	// Leave ends the membership; Unavailable if this would endanger the swarm and force is false.
+	Leave(ctx context.Context, force bool) error
+	// Info is this node's view of the swarm. It never fails and never waits for another node: what is wrong stands
+	// in its Error field.
+	Info(ctx context.Context) swarm.Info
+}
+
+// Control is the swarm as its managers see it. Every method fails with Unavailable and Docker's text if this node is
+// no manager or the swarm has no leader, with NotFound for an object that is not there, InvalidArgument for a spec
+// that cannot be, Conflict for a name or a port that is taken, and with an error of text "update out of sequence"
+// (class Unknown, status 500, as in Docker) for a version that is not the object's own.
+//
+// An object is named by its ID, its full name or an unambiguous prefix of the ID, looked for in this order.
+// What is returned belongs to the caller and holds no secret bytes and no CA key.
+type Control interface {
+	// Swarm gives the swarm with its join tokens.
+	Swarm(ctx context.Context) (*swarm.Swarm, error)
+	UpdateSwarm(ctx context.Context, version uint64, spec swarm.Spec, rotate RotateFlags) error
+
+	// Nodes takes the filters id, name, label, node.label, membership, role.
+	Nodes(ctx context.Context, filters map[string][]string) ([]swarm.Node, error)
+	Node(ctx context.Context, idOrName string) (*swarm.Node, error)
+	UpdateNode(ctx context.Context, id string, version uint64, spec swarm.NodeSpec) error
+	RemoveNode(ctx context.Context, id string, force bool) error
+
+	// Services takes the filters id, name, label, mode, runtime. With status, ServiceStatus is filled in.
+	Services(ctx context.Context, filters map[string][]string, status bool) ([]swarm.Service, error)
+	// Service fills defaults into empty fields of the spec if insertDefaults.
+	Service(ctx context.Context, id string, insertDefaults bool) (*swarm.Service, error)
+	// CreateService keeps encodedAuth (the X-Registry-Auth header, "" for none) for the nodes' pulls. With
+	// queryRegistry it pins the image by digest if the client has not done so, and says in a warning if it cannot.
+	CreateService(ctx context.Context, spec swarm.ServiceSpec, encodedAuth string, queryRegistry bool) (*swarm.ServiceCreateResponse, error)
+	UpdateService(ctx context.Context, id string, version uint64, spec swarm.ServiceSpec, o UpdateOptions) (*swarm.ServiceUpdateResponse, error)
+	RemoveService(ctx context.Context, id string) error
+
+	// Tasks takes the filters id, name, service, node, label, desired-state, runtime.
+	Tasks(ctx context.Context, filters map[string][]string) ([]swarm.Task, error)
+	Task(ctx context.Context, id string) (*swarm.Task, error)
+}
+
+// Networks serves /networks: the host's own (bridge, host, none) and on a manager also the swarm's. Unlike [Control]
+// it works on every node.
+type Networks interface {
+	// Networks takes the filters id, name, driver, scope, type, label, dangling.
+	Networks(ctx context.Context, filters map[string][]string) ([]network.Inspect, error)
+	// Network gives one network; scope is "", "swarm", "local" or "global", and with verbose its services are filled in.
+	Network(ctx context.Context, idOrName, scope string, verbose bool) (*network.Inspect, error)
+}
+
+// RotateFlags says which secrets of the swarm UpdateSwarm replaces.
+type RotateFlags = control.RotateFlags
+
+// UpdateOptions is what POST /services/{id}/update takes beside the spec.
+type UpdateOptions = control.UpdateOptions

@@ -1,0 +1,140 @@
+package httpapi
+
+import (
+	"bufio"
+	"encoding/binary"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/moby/moby/api/types"
+
+	"shoal.dev/shoal/internal/engine"
+)
+
+// The streams of Docker's multiplexed format (github.com/moby/moby/api/pkg/stdcopy): a frame has one of these, three
+// zero bytes and the length as four bytes, big end first.
+const (
+	frameStdout = 1
+	frameStderr = 2
+	frameSystem = 3 // an error of the daemon, after which nothing follows
+)
+
+// timestampFormat is RFC 3339 with all nine digits, so that the columns of a log line up.
+const timestampFormat = "2006-01-02T15:04:05.000000000Z07:00"
+
+func (a *api) containerLogs(c *call) error {
+	o := engine.LogOptions{Stdout: c.flag("stdout"), Stderr: c.flag("stderr"), Follow: c.flag("follow"), Tail: -1}
+	if !o.Stdout && !o.Stderr {
+		return invalid("Bad parameters: you must choose at least one stream")
+	}
+	var err error
+	if o.Since, err = parseTime("since", c.query.Get("since")); err != nil {
+		return err
+	}
+	if o.Until, err = parseTime("until", c.query.Get("until")); err != nil {
+		return err
+	}
+	if n, err := strconv.Atoi(c.query.Get("tail")); err == nil { // "all", and what is no number, is everything
+		o.Tail = n
+	}
+	info, err := a.Containers.Inspect(c.Context(), c.value)
+	if err != nil {
+		return err
+	}
+	out := &logWriter{
+		w:          bufio.NewWriterSize(c.w, 32<<10),
+		flush:      c.w.Flush,
+		muxed:      info.Config == nil || !info.Config.Tty,
+		timestamps: c.flag("timestamps"),
+		details:    c.flag("details"),
+	}
+	mediaType := types.MediaTypeRawStream
+	if out.muxed && c.since(42) {
+		mediaType = types.MediaTypeMultiplexedStream
+	}
+	c.w.Header().Set("Content-Type", mediaType)
+	c.w.Flush()
+	err = a.Containers.Logs(c.Context(), c.value, o, out.line)
+	if err != nil && c.Context().Err() == nil {
+		a.Log.Error("reading logs failed", "container", c.value, "error", err)
+		out.fail(err)
+	}
+	out.close()
+	return nil
+}
+
+// flushAfter is how long a line may wait for others before it is sent: a person does not see it, and a container
+// that writes much does not cost a packet a line.
+const flushAfter = 20 * time.Millisecond
+
+// logWriter writes log lines as Docker does and sends them soon.
+type logWriter struct {
+	muxed, timestamps, details bool
+
+	mu     sync.Mutex
+	w      *bufio.Writer
+	flush  func()
+	armed  bool
+	closed bool
+}
+
+func (l *logWriter) line(ll engine.LogLine) error {
+	b := make([]byte, 0, len(ll.Line)+len(timestampFormat)+2)
+	if l.timestamps {
+		b = append(ll.Time.UTC().AppendFormat(b, timestampFormat), ' ')
+	}
+	if l.details {
+		b = append(b, ' ') // no log option of Shoal's adds attributes to a line
+	}
+	b = append(b, ll.Line...)
+	stream := byte(frameStdout)
+	if ll.Stream == "stderr" {
+		stream = frameStderr
+	}
+	return l.frame(stream, b)
+}
+
+func (l *logWriter) fail(err error) {
+	// A raw stream has no place for an error but its text.
+	_ = l.frame(frameSystem, []byte("Error grabbing logs: "+err.Error()+"\n"))
+}
+
+func (l *logWriter) frame(stream byte, b []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.muxed {
+		head := [8]byte{stream}
+		binary.BigEndian.PutUint32(head[4:], uint32(len(b)))
+		if _, err := l.w.Write(head[:]); err != nil {
+			return err
+		}
+	}
+	if _, err := l.w.Write(b); err != nil {
+		return err
+	}
+	if !l.armed {
+		l.armed = true
+		time.AfterFunc(flushAfter, l.send)
+	}
+	return nil
+}
+
+// send flushes, unless the answer has ended meanwhile.
+func (l *logWriter) send() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.armed = false
+	if !l.closed && l.w.Flush() == nil {
+		l.flush()
+	}
+}
+
+func (l *logWriter) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.w.Flush() == nil { // an error says that the client is gone
+		l.flush()
+	}
+}
