@@ -1,0 +1,116 @@
+// Command shoald is Shoal's daemon: the Engine API, the container engine, the agent and, on managers, the control
+// plane. It turns flags and daemon.json into a configuration and runs it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"shoal.dev/shoal/internal/node"
+)
+
+// version is set by the linker.
+var version = "0.0.0-dev"
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "shoald:", err)
+		os.Exit(1)
+	}
+}
+
+// list is a flag that may be given several times. The first replaces what the file said.
+type list struct {
+	values *[]string
+	set    bool
+}
+
+func (l *list) String() string {
+	if l.values == nil {
+		return ""
+	}
+	return strings.Join(*l.values, ",")
+}
+
+func (l *list) Set(v string) error {
+	if !l.set {
+		*l.values, l.set = nil, true
+	}
+	*l.values = append(*l.values, v)
+	return nil
+}
+
+func run(args []string) error {
+	cfg := node.DefaultConfig()
+	const defaultFile = "/etc/shoal/daemon.json"
+	var (
+		file        string
+		showVersion bool
+		validate    bool
+	)
+	// The file is read before the flags are, so that flags win: its name is looked for first.
+	find := flag.NewFlagSet("shoald", flag.ContinueOnError)
+	define := func(fs *flag.FlagSet) {
+		fs.StringVar(&file, "config-file", defaultFile, "daemon configuration `file`")
+		fs.Var(&list{values: &cfg.Hosts}, "host", "`address` to serve the Engine API on, unix://PATH (repeatable)")
+		fs.Var(&list{values: &cfg.Hosts}, "H", "short for -host")
+		fs.StringVar(&cfg.DataRoot, "data-root", cfg.DataRoot, "`folder` of images, containers and the swarm's state")
+		fs.StringVar(&cfg.ExecRoot, "exec-root", cfg.ExecRoot, "`folder` of sockets and mounts; keep its path short")
+		fs.StringVar(&cfg.Pidfile, "pidfile", cfg.Pidfile, "`file` for the daemon's process ID")
+		fs.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
+		fs.Var(&list{values: &cfg.Labels}, "label", "engine label `KEY=VALUE` (repeatable)")
+		fs.Var(&list{values: &cfg.InsecureRegistries}, "insecure-registry", "`HOST[:PORT]` of a registry without TLS (repeatable)")
+		fs.Var(&list{values: &cfg.RegistryMirrors}, "registry-mirror", "`URL` of a mirror of docker.io (repeatable)")
+		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` in which those of containers are made")
+		fs.StringVar(&cfg.Runtime, "runtime", cfg.Runtime, "OCI runtime `program`")
+		fs.StringVar(&cfg.SocketGroup, "group", cfg.SocketGroup, "`group` that may use the socket")
+		fs.BoolVar(&showVersion, "version", false, "print the version and quit")
+		fs.BoolVar(&validate, "validate", false, "check the configuration and quit")
+	}
+	define(find)
+	if err := find.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if find.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q; run 'shoald -help' for what there is", find.Arg(0))
+	}
+	if showVersion {
+		fmt.Println("shoald version", version)
+		return nil
+	}
+	name := file
+	cfg = node.DefaultConfig()
+	if err := cfg.LoadFile(name); err != nil && (name != defaultFile || !errors.Is(err, os.ErrNotExist)) {
+		return err
+	}
+	flags := flag.NewFlagSet("shoald", flag.ContinueOnError)
+	define(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	if validate {
+		fmt.Println("configuration OK")
+		return nil
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return node.Run(ctx, cfg, version, log)
+}

@@ -1,0 +1,124 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Config is what a daemon is started with: daemon.json's keys are Docker's where Docker has the key. The swarm's own
+// settings are not here; they live in the store.
+type Config struct {
+	// Hosts are the addresses that the Engine API is served on. Only unix:// is there so far.
+	Hosts []string `json:"hosts"`
+	// DataRoot keeps images, containers and the swarm's state.
+	DataRoot string `json:"data-root"`
+	// ExecRoot keeps what ends with a reboot: sockets, mounts, namespaces. Sockets live in it, so keep it short.
+	ExecRoot string `json:"exec-root"`
+	// Pidfile is written at start and removed at the end; "" for none.
+	Pidfile string `json:"pidfile"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string `json:"log-level"`
+	// Labels are the engine's, as key=value.
+	Labels []string `json:"labels"`
+	// InsecureRegistries are host[:port] of registries that are spoken to without TLS.
+	InsecureRegistries []string `json:"insecure-registries"`
+	// RegistryMirrors are URLs that are asked before docker.io.
+	RegistryMirrors []string `json:"registry-mirrors"`
+	// CgroupParent is the cgroup that containers' cgroups are made in.
+	CgroupParent string `json:"cgroup-parent"`
+	// Runtime is the OCI runtime's program.
+	Runtime string `json:"runtime"`
+	// Shim is the path of containerd-shim-shoal-v1; by default it is looked for beside shoald.
+	Shim string `json:"shim"`
+	// SocketGroup owns the API's socket.
+	SocketGroup string `json:"group"`
+}
+
+// DefaultConfig is a plain machine's.
+func DefaultConfig() Config {
+	return Config{
+		Hosts: []string{"unix:///run/shoal.sock"}, DataRoot: "/var/lib/shoal", ExecRoot: "/run/shoal", Pidfile: "/run/shoal.pid",
+		LogLevel: "info", CgroupParent: "/shoal", Runtime: "runc", SocketGroup: "shoal",
+	}
+}
+
+// LoadFile reads daemon.json over c. Unknown keys are refused by name.
+func (c *Config) LoadFile(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(strings.NewReader(string(data)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	return nil
+}
+
+// Validate says what cannot be. It makes relative paths absolute and finds the shim.
+func (c *Config) Validate() error {
+	if len(c.Hosts) == 0 {
+		return errors.New(`no hosts to listen on: set "hosts", for example to ["unix:///run/shoal.sock"]`)
+	}
+	for _, h := range c.Hosts {
+		if path, ok := strings.CutPrefix(h, "unix://"); !ok || path == "" {
+			return fmt.Errorf("host %q: only unix://PATH is implemented by Shoal yet", h)
+		}
+	}
+	for _, p := range []*string{&c.DataRoot, &c.ExecRoot} {
+		if *p == "" {
+			return errors.New("data-root and exec-root must not be empty")
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return err
+		}
+		*p = abs
+	}
+	for _, l := range c.Labels {
+		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
+			return fmt.Errorf("bad attribute format: %s: a label is KEY=VALUE", l)
+		}
+	}
+	for _, m := range c.RegistryMirrors {
+		if u, err := url.Parse(m); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("invalid mirror: %q is not an http or https URL", m)
+		}
+	}
+	for _, r := range c.InsecureRegistries {
+		if host, _, err := net.SplitHostPort(r); strings.Contains(r, "://") || err == nil && host == "" {
+			return fmt.Errorf("insecure registry %q: give it as HOST or HOST:PORT", r)
+		}
+	}
+	if err := new(slog.Level).UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return fmt.Errorf("log level %q: choose debug, info, warn or error", c.LogLevel)
+	}
+	if c.Shim == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		c.Shim = filepath.Join(filepath.Dir(self), "containerd-shim-shoal-v1")
+	}
+	if _, err := os.Stat(c.Shim); err != nil {
+		return fmt.Errorf("the shim is missing: %w: install it beside shoald or set \"shim\"", err)
+	}
+	return nil
+}
+
+func (c *Config) labels() map[string]string {
+	m := map[string]string{}
+	for _, l := range c.Labels {
+		k, v, _ := strings.Cut(l, "=")
+		m[k] = v
+	}
+	return m
+}

@@ -1,0 +1,115 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httputil"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/link"
+)
+
+// apiPrefix is where a manager serves the Engine API to other managers over a link.
+const apiPrefix = "/api"
+
+// leaderWait is how long a change waits for a leader: an election takes two to three seconds.
+const leaderWait = 8 * time.Second
+
+var apiVersion = regexp.MustCompile(`^/v[0-9]+\.[0-9]+`)
+
+// changesSwarm says whether a request changes the swarm's records, which only the leader does.
+func changesSwarm(r *http.Request) bool {
+	if r.Method != http.MethodPost && r.Method != http.MethodDelete && r.Method != http.MethodPut {
+		return false
+	}
+	path := apiVersion.ReplaceAllString(r.URL.Path, "")
+	for _, p := range []string{"/services/", "/nodes/", "/swarm/update", "/tasks/"} {
+		if strings.HasPrefix(path, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// forward passes changes of the swarm from a manager that follows to the one that leads. Everything else is answered
+// here.
+func (n *Node) forward(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m := n.manager()
+		if m == nil || !changesSwarm(r) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if !m.waitLeader(r.Context(), leaderWait) {
+			unavailable(w, control.NoLeader)
+			return
+		}
+		if m.cons.IsLeader() {
+			next.ServeHTTP(w, r)
+			return
+		}
+		m.proxy(apiPrefix).ServeHTTP(w, r)
+	})
+}
+
+// proxy passes requests to the leader, below prefix.
+func (m *manager) proxy(prefix string) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host = "http", "leader"
+			p.Out.URL.Path, p.Out.URL.RawPath = prefix+p.In.URL.Path, ""
+			p.Out.Host = "leader"
+		},
+		Transport:     leaderTransport{m},
+		FlushInterval: -1,
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			unavailable(w, err.Error())
+		},
+	}
+}
+
+// serveForwarded serves the Engine API to a manager that forwards a change. It is not forwarded again.
+func (n *Node) serveForwarded(w http.ResponseWriter, r *http.Request) {
+	p, ok := link.PeerFrom(r.Context())
+	if !ok || p.Role != swarm.NodeRoleManager {
+		http.Error(w, "only managers forward requests", http.StatusForbidden)
+		return
+	}
+	r.URL.Path = strings.TrimPrefix(r.URL.Path, apiPrefix)
+	if !changesSwarm(r) {
+		http.Error(w, "only changes of the swarm are forwarded", http.StatusForbidden)
+		return
+	}
+	n.api.ServeHTTP(w, r)
+}
+
+func unavailable(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	// The client is gone if this fails; there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(map[string]string{"message": text})
+}
+
+// waitLeader waits until a leader is known.
+func (m *manager) waitLeader(ctx context.Context, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, _, ok := m.cons.Leader(); ok {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}

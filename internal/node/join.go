@@ -1,0 +1,356 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/link"
+	"shoal.dev/shoal/internal/pki"
+	"shoal.dev/shoal/internal/store"
+)
+
+const (
+	// joinTimeout bounds a whole join. Docker gives up after 20 s.
+	joinTimeout = 20 * time.Second
+	// joinDialTimeout bounds the wait for one remote address.
+	joinDialTimeout = 8 * time.Second
+	// initTimeout bounds the making of a swarm, which needs no other node.
+	initTimeout = 20 * time.Second
+
+	defaultDataPathPort = 4789 // IANA's for VXLAN, and Swarm's
+	defaultSubnetSize   = 24
+)
+
+// ingressSubnet is the routing mesh's default. It is one that Docker's own defaults leave alone and has room for
+// 65,000 tasks.
+var ingressSubnet = netip.MustParsePrefix("10.255.0.0/16")
+
+var listTasks = engine.ListOptions{All: true, Filters: map[string][]string{"label": {labelTask}}}
+
+const alreadyInSwarm = `This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.`
+
+// Init makes a swarm of this node alone.
+func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, initTimeout)
+	defer cancel()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.member.Load() != nil {
+		return "", errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
+	}
+	st, err := n.initState(&r)
+	if err != nil {
+		return "", err
+	}
+	ca, err := pki.NewAuthority(time.Now())
+	if err != nil {
+		return "", err
+	}
+	key, csr, err := pki.NewRequest()
+	if err != nil {
+		return "", err
+	}
+	cert, err := pki.Sign(ca, csr, st.SwarmID, st.NodeID, st.Role, pki.DefaultValidity, time.Now())
+	if err != nil {
+		return "", err
+	}
+	id, err := pki.NewIdentity(key, cert, ca.Cert)
+	if err != nil {
+		return "", err
+	}
+	m, err := n.begin(st, id)
+	if err != nil {
+		return "", err
+	}
+	if err := m.manager.found(ctx, &r, st, ca, tlsInfo(id), n.describe(ctx)); err != nil {
+		return "", errors.Join(err, n.abandon(m))
+	}
+	return st.NodeID, nil
+}
+
+// initState checks the request and says what the node will remember.
+func (n *Node) initState(r *swarm.InitRequest) (*state, error) {
+	switch {
+	case r.ForceNewCluster:
+		return nil, errdefs.ErrNotImplemented.WithMessage("--force-new-cluster is not implemented by Shoal yet")
+	case r.AutoLockManagers:
+		return nil, errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
+	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
+		return nil, errdefs.ErrInvalidArgument.WithMessage("Valid Datapath UDP port number can be any port number between 1024 and 49151 (inclusive)")
+	case len(r.DefaultAddrPool) > 0 || r.SubnetSize != 0 && r.SubnetSize != defaultSubnetSize:
+		return nil, errdefs.ErrNotImplemented.WithMessage("address pools (--default-addr-pool) are not implemented by Shoal yet")
+	}
+	if err := control.CheckSwarmSpec(r.Spec); err != nil {
+		return nil, err
+	}
+	switch r.Availability {
+	case "":
+		r.Availability = swarm.NodeAvailabilityActive
+	case swarm.NodeAvailabilityActive, swarm.NodeAvailabilityPause, swarm.NodeAvailabilityDrain:
+	default:
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid Availability: %q", string(r.Availability)))
+	}
+	listen, err := resolveListen(r.ListenAddr)
+	if err != nil {
+		return nil, err
+	}
+	advertise, err := resolveAdvertise(r.AdvertiseAddr, listen)
+	if err != nil {
+		return nil, err
+	}
+	dataPath, err := resolveDataPath(r.DataPathAddr)
+	if err != nil {
+		return nil, err
+	}
+	st := &state{
+		SwarmID: cluster.NewID(), NodeID: cluster.NewID(), Role: swarm.NodeRoleManager, ListenAddr: listen, AdvertiseAddr: advertise,
+		DataPathAddr: dataPath, DataPathPort: uint16(r.DataPathPort), RaftKey: newRaftKey(), Bootstrap: true,
+	}
+	if st.DataPathPort == 0 {
+		st.DataPathPort = defaultDataPathPort
+	}
+	st.Managers = []swarm.Peer{{NodeID: st.NodeID, Addr: st.AdvertiseAddr}}
+	return st, nil
+}
+
+func resolveDataPath(s string) (netip.Addr, error) {
+	if s == "" {
+		return netip.Addr{}, nil
+	}
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a, nil
+	}
+	return interfaceAddr(s)
+}
+
+// begin writes a new membership to disk and starts it. What fails leaves nothing.
+func (n *Node) begin(st *state, id *pki.Identity) (*member, error) {
+	err := errors.Join(pki.SaveIdentity(n.swarmDir(), id), st.save(n.swarmDir()))
+	if err == nil {
+		var m *member
+		if m, err = n.start(st, id); err == nil {
+			return m, nil
+		}
+	}
+	return nil, errors.Join(err, emptyDir(n.swarmDir()))
+}
+
+// abandon takes a membership back that could not be completed.
+func (n *Node) abandon(m *member) error {
+	n.control.Deactivate(control.NotInSwarm)
+	m.cancel()
+	<-m.done
+	n.member.Store(nil)
+	return emptyDir(n.swarmDir())
+}
+
+// found writes the first records of a swarm.
+func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca *cluster.Authority, tls swarm.TLSInfo, d swarm.NodeDescription) error {
+	if err := m.cons.Bootstrap(); err != nil {
+		return fmt.Errorf("starting the swarm's log: %w", err)
+	}
+	if err := m.waitToLead(ctx); err != nil {
+		return fmt.Errorf("becoming the leader of the new swarm: %w", err)
+	}
+	s := &cluster.Swarm{}
+	s.ID, s.Epoch, s.TLSInfo = st.SwarmID, 1, tls
+	s.Spec = r.Spec
+	setSwarmDefaults(&s.Spec)
+	s.DefaultAddrPool = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} // Swarm's
+	s.SubnetSize, s.DataPathPort = defaultSubnetSize, uint32(st.DataPathPort)
+	s.JoinTokens = swarm.JoinTokens{Worker: pki.NewToken(ca.Cert), Manager: pki.NewToken(ca.Cert)}
+	d.TLSInfo = tls
+	self, err := newNode(st.NodeID, st.Role, &joinRequest{
+		Availability: r.Availability, AdvertiseAddr: st.AdvertiseAddr, DataPathAddr: st.DataPathAddr, Description: d,
+	})
+	if err != nil {
+		return err
+	}
+	self.Status.State = swarm.NodeStateReady
+	ingress := control.NewIngress(ingressSubnet)
+	_, err = m.store.Update(ctx, func(tx *store.Tx) error {
+		for _, o := range []cluster.Object{
+			s, ca, self, ingress,
+			&cluster.Claim{ID: cluster.ClaimName(cluster.KindNetwork, "ingress"), Owner: ingress.ID, OwnerName: "ingress"},
+			&cluster.Claim{ID: cluster.ClaimVNI(4096), Owner: ingress.ID, OwnerName: "ingress"},
+		} {
+			tx.Write(store.Create(o.Clone()))
+		}
+		return nil
+	})
+	return err
+}
+
+// setSwarmDefaults fills in Swarm's defaults, and Shoal's own heartbeat of 2 s: a node is down after three are missed.
+func setSwarmDefaults(s *swarm.Spec) {
+	s.Name = "default"
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	if s.Orchestration.TaskHistoryRetentionLimit == nil {
+		five := int64(5)
+		s.Orchestration.TaskHistoryRetentionLimit = &five
+	}
+	r := &s.Raft
+	if r.SnapshotInterval == 0 {
+		r.SnapshotInterval = 10000
+	}
+	if r.KeepOldSnapshots == nil {
+		r.KeepOldSnapshots = new(uint64)
+	}
+	if r.LogEntriesForSlowFollowers == 0 {
+		r.LogEntriesForSlowFollowers = 500
+	}
+	r.ElectionTick, r.HeartbeatTick = 10, 1
+	if s.Dispatcher.HeartbeatPeriod == 0 {
+		s.Dispatcher.HeartbeatPeriod = 2 * time.Second
+	}
+	if s.CAConfig.NodeCertExpiry == 0 {
+		s.CAConfig.NodeCertExpiry = pki.DefaultValidity
+	}
+}
+
+func (m *manager) waitToLead(ctx context.Context) error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !m.cons.IsLeader() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Join makes this node a member of the swarm that one of the remote addresses belongs to.
+func (n *Node) Join(ctx context.Context, r swarm.JoinRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.member.Load() != nil {
+		return errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
+	}
+	token, err := pki.ParseToken(r.JoinToken)
+	if err != nil {
+		return errdefs.ErrInvalidArgument.WithMessage(err.Error())
+	}
+	if len(r.RemoteAddrs) == 0 {
+		return errdefs.ErrInvalidArgument.WithMessage("at least 1 RemoteAddr is required to join")
+	}
+	req, listen, err := n.joinRequest(r)
+	if err != nil {
+		return err
+	}
+	key, csr, err := pki.NewRequest()
+	if err != nil {
+		return err
+	}
+	req.CSR = csr
+	var refused []string
+	for _, remote := range r.RemoteAddrs {
+		host, port := splitPort(remote)
+		resp, root, err := askToJoin(ctx, net.JoinHostPort(host, port), token, req)
+		if err == nil {
+			return n.becomeMember(ctx, key, root, listen, req, resp)
+		}
+		// Another manager of the same swarm would say the same.
+		if errdefs.IsInvalidArgument(err) || errdefs.IsPermissionDenied(err) {
+			return err
+		}
+		refused = append(refused, err.Error())
+	}
+	return errdefs.ErrUnavailable.WithMessage(strings.Join(refused, "; "))
+}
+
+func (n *Node) joinRequest(r swarm.JoinRequest) (*joinRequest, string, error) {
+	listen, err := resolveListen(r.ListenAddr)
+	if err != nil {
+		return nil, "", err
+	}
+	dataPath, err := resolveDataPath(r.DataPathAddr)
+	if err != nil {
+		return nil, "", err
+	}
+	_, port := splitPort(listen)
+	advertise := net.JoinHostPort("", port) // the manager fills in the address that it sees
+	if r.AdvertiseAddr != "" {
+		if advertise, err = resolveAdvertise(r.AdvertiseAddr, listen); err != nil {
+			return nil, "", err
+		}
+	}
+	return &joinRequest{
+		Token: r.JoinToken, Availability: r.Availability, AdvertiseAddr: advertise, DataPathAddr: dataPath,
+		Description: n.describe(context.Background()),
+	}, listen, nil
+}
+
+// askToJoin asks one manager. Nothing is kept of an attempt that fails.
+func askToJoin(ctx context.Context, addr string, token pki.Token, req *joinRequest) (*joinResponse, []byte, error) {
+	dial, cancel := context.WithTimeout(ctx, joinDialTimeout)
+	defer cancel()
+	c, err := link.JoinDial(dial, addr, token)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer c.Close()
+	var resp joinResponse
+	if err := post(ctx, c.Client, pathJoin, req, &resp); err != nil {
+		return nil, nil, err
+	}
+	return &resp, c.RootPEM, nil
+}
+
+// becomeMember starts the membership that a manager granted.
+func (n *Node) becomeMember(ctx context.Context, key, root []byte, listen string, req *joinRequest, resp *joinResponse) error {
+	id, err := pki.NewIdentity(key, resp.Cert, root)
+	if err != nil {
+		return fmt.Errorf("the manager's answer: %w", err)
+	}
+	st := &state{
+		SwarmID: resp.SwarmID, NodeID: resp.NodeID, Role: resp.Role, ListenAddr: listen, AdvertiseAddr: resp.AdvertiseAddr,
+		DataPathAddr: req.DataPathAddr, DataPathPort: resp.DataPathPort, Managers: resp.Managers,
+	}
+	if st.Role == swarm.NodeRoleManager {
+		st.RaftKey = newRaftKey()
+	}
+	m, err := n.begin(st, id)
+	if err != nil {
+		return err
+	}
+	if m.manager == nil {
+		return nil
+	}
+	if err := m.manager.enlist(ctx, st); err != nil {
+		return errors.Join(fmt.Errorf("joining the swarm's managers: %w", err), n.abandon(m))
+	}
+	return nil
+}
+
+// enlist asks for a vote and waits until this manager has the swarm's state.
+func (m *manager) enlist(ctx context.Context, st *state) error {
+	var errs []error
+	for _, peer := range st.Managers {
+		l, err := m.peers.to(ctx, peer.Addr)
+		if err == nil {
+			err = post(ctx, l.Client(), pathVoter, voterRequest{st.NodeID, st.AdvertiseAddr}, nil)
+		}
+		if err == nil {
+			return m.readBarrier(ctx)
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", peer.Addr, err))
+	}
+	return errors.Join(errs...)
+}

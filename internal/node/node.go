@@ -1,0 +1,143 @@
+// Package node wires a daemon together. It is the one package that sees every other.
+//
+// It decides nothing about containers, services or networks; it decides what this host is a member of: it makes a
+// swarm, joins one, leaves it, and runs the parts that its role needs. It owns the daemon's configuration, the API's
+// sockets and DataRoot/swarm. It never plans.
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/engine/containerd"
+	"shoal.dev/shoal/internal/httpapi"
+	"shoal.dev/shoal/internal/network/overlay"
+)
+
+// Node is a running daemon.
+type Node struct {
+	cfg     Config
+	version string
+	log     *slog.Logger
+	id      string // the engine's ID, for `info`
+
+	engine  *containerd.Engine
+	kernel  *overlay.Kernel
+	control *control.Control
+	api     http.Handler // the Engine API without forwarding
+
+	mu     sync.Mutex // held while the membership changes
+	run    func(func(context.Context) error)
+	member atomic.Pointer[member] // nil: in no swarm
+}
+
+// Run runs a daemon until ctx ends. The configuration has been validated. Containers go on when it returns.
+func Run(ctx context.Context, cfg Config, version string, log *slog.Logger) error {
+	for dir, mode := range map[string]os.FileMode{cfg.DataRoot: 0o700, cfg.ExecRoot: 0o711, filepath.Join(cfg.DataRoot, "swarm"): 0o700} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return err
+		}
+	}
+	id, err := engineID(cfg.DataRoot)
+	if err != nil {
+		return err
+	}
+	if cfg.Pidfile != "" {
+		if err := os.WriteFile(cfg.Pidfile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+			return fmt.Errorf("writing the pidfile: %w", err)
+		}
+		defer os.Remove(cfg.Pidfile)
+	}
+	containerd.RedirectLogs(log)
+	n := &Node{cfg: cfg, version: version, log: log, id: id}
+	listeners, err := n.listen()
+	if err != nil {
+		return err
+	}
+	if err := n.open(ctx); err != nil {
+		return err
+	}
+	defer n.close()
+	group, ctx := errgroup.WithContext(ctx)
+	n.run = func(f func(context.Context) error) { group.Go(func() error { return f(ctx) }) }
+	n.run(n.engine.Run)
+	n.run(n.kernel.Run)
+	if err := n.resume(ctx); err != nil {
+		return fmt.Errorf("taking up the membership in the swarm: %w", err)
+	}
+	handler := n.forward(n.api)
+	for _, l := range listeners {
+		n.run(func(ctx context.Context) error { return serve(ctx, l, handler) })
+	}
+	log.Info("shoald is ready", "version", version, "hosts", cfg.Hosts)
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// open opens what every node has: the network, the engine and the API.
+func (n *Node) open(ctx context.Context) error {
+	kernel, err := overlay.Open(ctx, overlay.Config{
+		StateDir: filepath.Join(n.cfg.DataRoot, "network"), NetnsDir: filepath.Join(n.cfg.ExecRoot, "netns"), Log: n.log,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the network: %w", err)
+	}
+	n.kernel = kernel
+	eng, err := containerd.Open(ctx, containerd.Config{
+		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
+		ShimPath: n.cfg.Shim, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, Sandboxes: kernel,
+		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, Log: n.log,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the engine: %w", err)
+	}
+	n.engine = eng
+	n.control = control.New(eng)
+	n.api = httpapi.New(httpapi.Config{
+		Version: n.version, Containers: eng, Images: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
+		Networks: n, Log: n.log,
+	})
+	return nil
+}
+
+func (n *Node) close() {
+	if err := n.kernel.Close(); err != nil {
+		n.log.Warn("closing the network", "error", err)
+	}
+}
+
+// engineID is made at the first start and kept.
+func engineID(root string) (string, error) {
+	path := filepath.Join(root, "engine-id")
+	data, err := os.ReadFile(path)
+	if err == nil {
+		return strings.TrimSpace(string(data)), nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	id := cluster.NewID()
+	return id, writeFile(path, []byte(id+"\n"))
+}
+
+func hashID(s string) []byte {
+	sum := sha256.Sum256([]byte(s))
+	return sum[:]
+}
