@@ -1,0 +1,195 @@
+// Command shoal is the client: docker/cli's command tree against Shoal's API, with Shoal's name in its texts.
+//
+// It decides which daemon it speaks to and what the program is called; the commands are docker/cli's. It speaks to
+// nothing but the API (and to a registry where docker does, as for login), runs no CLI plugins and sends no telemetry.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/cli/command/commands"
+	"github.com/docker/cli/cli/config"
+	cliflags "github.com/docker/cli/cli/flags"
+	dockerversion "github.com/docker/cli/cli/version"
+	"github.com/moby/moby/client"
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"shoal.dev/shoal/cmd/shoal/internal/brand"
+)
+
+// version is set by the linker.
+var version = "0.0.0-dev"
+
+// DefaultHost is where the daemon listens unless told otherwise.
+const DefaultHost = "unix:///run/shoal.sock"
+
+// envHost names the daemon like DOCKER_HOST and wins over it, for machines that have both.
+const envHost = "SHOAL_HOST"
+
+func main() { os.Exit(run()) }
+
+// signalled is the cause of the end when a signal was it.
+type signalled struct{ syscall.Signal }
+
+func (signalled) Error() string { return "" }
+
+func run() int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+
+	prepareEnvironment()
+	dc, err := command.NewDockerCli(command.WithBaseContext(ctx), command.WithUserAgent("Shoal-Client/"+version))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	go func() {
+		cancel(signalled{(<-signals).(syscall.Signal)})
+		// Docker's way out of a command that does not end: the third signal.
+		<-signals
+		<-signals
+		fmt.Fprint(dc.Err(), "\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+		dc.In().RestoreTerminal()
+		dc.Out().RestoreTerminal()
+		dc.Err().RestoreTerminal()
+		os.Exit(1)
+	}()
+	return exitCode(ctx, execute(ctx, dc))
+}
+
+// exitCode prints the error, unless it says nothing, and gives Docker's code for it.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return 0
+	}
+	var sig signalled
+	if errors.As(err, &sig) {
+		return 128 + int(sig.Signal)
+	}
+	if text := err.Error(); text != "" && !errdefs.IsCanceled(err) {
+		fmt.Fprintln(os.Stderr, text)
+	}
+	var status cli.StatusError
+	if errors.As(err, &status) && status.StatusCode != 0 {
+		return status.StatusCode
+	}
+	return 1
+}
+
+// prepareEnvironment turns Shoal's names for settings into docker/cli's. Settings are those of docker, kept in
+// ~/.shoal unless DOCKER_CONFIG or --config says otherwise, so that a docker client beside it keeps its own.
+func prepareEnvironment() {
+	if h := os.Getenv(envHost); h != "" {
+		os.Setenv(client.EnvOverrideHost, h)
+	}
+	if os.Getenv(config.EnvOverrideConfigDir) == "" {
+		if home, err := os.UserHomeDir(); err == nil {
+			config.SetDir(filepath.Join(home, ".shoal"))
+		}
+	}
+	dockerversion.Version, dockerversion.PlatformName = version, "Shoal"
+	dockerversion.GitCommit, dockerversion.BuildTime = "", ""
+}
+
+func execute(ctx context.Context, dc *command.DockerCli) error {
+	logrus.SetOutput(dc.Err())
+	root, opts, texts := newRoot(dc)
+	top := cli.NewTopLevelCommand(root, dc, opts, root.Flags())
+	cmd, args, err := top.HandleGlobalFlags()
+	if err != nil {
+		return texts().Error(err)
+	}
+	if err := top.Initialize(command.WithContextResolver(func(dc *command.DockerCli) (string, error) {
+		return "", chooseHost(dc, opts)
+	})); err != nil {
+		return texts().Error(err)
+	}
+	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+		texts().Tree(root) // completion describes commands and flags
+	}
+	cmd.SetArgs(args)
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		return texts().Error(err)
+	}
+	return nil
+}
+
+// chooseHost gives the default context Shoal's socket, unless a flag or the environment names a host. Named contexts
+// work as in docker, which is why the default is not put into DOCKER_HOST: that would hide them.
+func chooseHost(dc *command.DockerCli, opts *cliflags.ClientOptions) error {
+	if len(opts.Hosts) == 0 && os.Getenv(client.EnvOverrideHost) == "" && dc.CurrentContext() == command.DefaultContextName {
+		if !opts.TLS {
+			opts.Hosts = []string{DefaultHost}
+		}
+	}
+	return dialBySSH(dc, opts)
+}
+
+// newRoot makes the command tree. The texts are made when they are first needed: most commands succeed in silence.
+func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, func() *brand.Texts) {
+	root := &cobra.Command{
+		Use:                   "shoal [OPTIONS] COMMAND [ARG...]",
+		Short:                 "A swarm of containers",
+		SilenceUsage:          true,
+		SilenceErrors:         true,
+		TraverseChildren:      true,
+		DisableFlagsInUseLine: true,
+		Version:               version,
+		CompletionOptions: cobra.CompletionOptions{
+			HiddenDefaultCmd:    true,
+			DisableDescriptions: os.Getenv("DOCKER_CLI_DISABLE_COMPLETION_DESCRIPTION") != "",
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return supported(cmd, dc) },
+	}
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return command.ShowHelp(dc.Err())(cmd, args)
+		}
+		return fmt.Errorf("shoal: unknown command: shoal %s\n\nRun 'shoal --help' for more information", args[0])
+	}
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.SetIn(dc.In())
+	root.SetOut(dc.Out())
+	root.SetErr(dc.Err())
+	opts, _ := cli.SetupRootCommand(root)
+	root.SetVersionTemplate("Shoal version {{.Version}}\n")
+	delete(root.Annotations, "additionalHelp") // the way to Docker's guides
+	root.Flags().BoolP("version", "v", false, "Print version information and quit")
+
+	texts := sync.OnceValue(func() *brand.Texts { return brand.New(root) })
+	wrapped := brand.NewCli(dc, texts)
+	commands.AddCommands(root, wrapped)
+	removePluginStubs(root)
+	wrapped.Wrap(root)
+
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(c *cobra.Command, args []string) {
+		texts().Command(root) // whose flags are those of every command
+		texts().Command(c)
+		help(c, args)
+	})
+	return root, opts, texts
+}
+
+// removePluginStubs takes away commands that only stand for a plugin, as `bake` for buildx.
+func removePluginStubs(root *cobra.Command) {
+	for _, c := range root.Commands() {
+		if strings.HasPrefix(c.Annotations["aliases"], "docker buildx ") {
+			root.RemoveCommand(c)
+		}
+	}
+}
