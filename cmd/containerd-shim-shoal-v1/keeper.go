@@ -43,7 +43,8 @@ type keeper struct {
 type kept struct {
 	target shimdata.Target
 	drain  sync.WaitGroup
-	log    *shimdata.LogWriter
+	log    *shimdata.LogWriter // nil: the output is thrown away
+	hub    *hub
 	pidfd  int    // of the first process, or -1
 	oom    string // file that counts the kernel's kills in the container's cgroup, or ""
 }
@@ -64,8 +65,12 @@ func (k *keeper) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*tas
 		return k.TTRPCTaskService.Create(ctx, r)
 	}
 	c := &kept{target: target, pidfd: -1}
+	if c.hub, err = c.offer(r, func() { k.closeStdin(r.ID) }); err != nil {
+		return nil, errgrpc.ToGRPC(fmt.Errorf("streams of container %s: %w", r.ID, err))
+	}
 	writers, err := c.open(ctx, r)
 	if err != nil {
+		c.hub.end(0)
 		return nil, errgrpc.ToGRPC(fmt.Errorf("log of container %s: %w", r.ID, err))
 	}
 	// The exit of a process that ends at once is recorded under its ID, so it must be known before the process runs.
@@ -131,14 +136,23 @@ func (k *keeper) forget(id string) {
 	}
 	done := make(chan struct{})
 	go func() { c.drain.Wait(); close(done) }()
+	// Whoever listens may be slow, but the log is not to suffer from it.
+	impatient := time.AfterFunc(drainTime/2, c.hub.cut)
+	defer impatient.Stop()
 	select {
 	case <-done:
 	case <-time.After(drainTime):
 		log.L.Warnf("container %s: output not drained after %s", id, drainTime)
 	}
+	c.release()
+}
+
+// release lets go of the log, the listeners, which get what they have not got yet, and the process.
+func (c *kept) release() {
 	if c.log != nil {
 		c.log.Close()
 	}
+	c.hub.end(drainTime / 2)
 	if c.pidfd >= 0 {
 		unix.Close(c.pidfd)
 	}
@@ -147,12 +161,13 @@ func (k *keeper) forget(id string) {
 // open makes a FIFO a stream, puts its path into r and starts to read it. The returned files keep the FIFOs open for
 // writing until the runtime has opened them, lest the readers see an end.
 func (c *kept) open(ctx context.Context, r *taskapi.CreateTaskRequest) (_ []*os.File, err error) {
-	if c.target.Log == "" {
+	if c.target.Log != "" {
+		if c.log, err = shimdata.OpenLog(c.target); err != nil {
+			return nil, err
+		}
+	} else if c.target.Attach == "" {
 		r.Stdout, r.Stderr = "", ""
 		return nil, nil
-	}
-	if c.log, err = shimdata.OpenLog(c.target); err != nil {
-		return nil, err
 	}
 	var writers []*os.File
 	defer func() {
@@ -160,7 +175,9 @@ func (c *kept) open(ctx context.Context, r *taskapi.CreateTaskRequest) (_ []*os.
 			for _, w := range writers {
 				w.Close()
 			}
-			c.log.Close()
+			if c.log != nil {
+				c.log.Close()
+			}
 		}
 	}()
 	streams := map[string]*string{"stdout": &r.Stdout, "stderr": &r.Stderr}
@@ -186,7 +203,7 @@ func (c *kept) open(ctx context.Context, r *taskapi.CreateTaskRequest) (_ []*os.
 		*field = path
 		c.drain.Go(func() {
 			defer rd.Close()
-			if err := c.log.Copy(name, rd); err != nil {
+			if err := c.copy(name, rd); err != nil {
 				log.G(ctx).WithError(err).Errorf("log of container %s", r.ID)
 			}
 		})

@@ -24,6 +24,8 @@ import (
 // instance on the same data finds them as they are.
 type Engine interface {
 	Containers
+	Execs
+	Attachments
 	Images
 	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.
 	Events(ctx context.Context) <-chan Event

@@ -7,12 +7,10 @@ import "strings"
 // the next kind when it reads these words.
 const absentTable = `
 GET    /containers/{name*}/attach/ws    attaching to a container by websocket
-POST   /containers/{name*}/attach       attaching to a container
 GET    /containers/{name*}/top          listing a container's processes
 GET    /containers/{name*}/changes      listing a container's changed files
 GET    /containers/{name*}/export       exporting a container's file system
 GET    /containers/{name*}/stats        a container's resource use
-POST   /containers/{name*}/resize       resizing a container's terminal
 POST   /containers/{name*}/update       updating a container
 POST   /containers/{name*}/rename       renaming a container
 POST   /containers/{name*}/pause        pausing a container
@@ -21,13 +19,9 @@ HEAD   /containers/{name*}/archive      looking at a file in a container
 GET    /containers/{name*}/archive      copying from a container
 PUT    /containers/{name*}/archive      copying into a container
 POST   /containers/{name*}/copy         copying from a container
-POST   /containers/{name*}/exec         running a command in a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
 POST   /containers/prune                removing stopped containers
-POST   /exec/{id}/start                 running a command in a container
-POST   /exec/{id}/resize                resizing a command's terminal
-GET    /exec/{id}/json                  inspecting a command in a container
 POST   /commit                          making an image from a container
 POST   /build                           building an image
 POST   /build/prune                     removing the build cache

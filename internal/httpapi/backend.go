@@ -19,9 +19,11 @@ import (
 // Filters are Docker's: the key is the filter's name, the values are alternatives. A filter that a backend does not
 // know is InvalidArgument with the text "invalid filter 'NAME'". A nil map is no filter.
 
-// Containers serves /containers. Package engine has the contract.
+// Containers serves /containers and /exec. Package engine has the contract.
 type Containers interface {
 	engine.Containers
+	engine.Execs
+	engine.Attachments
 }
 
 // Images serves /images and /distribution. Package engine has the contract.

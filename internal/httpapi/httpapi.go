@@ -72,6 +72,8 @@ func (a *api) routes() []route {
 	var all []route
 	all = append(all, a.systemRoutes()...)
 	all = append(all, a.containerRoutes()...)
+	all = append(all, a.execRoutes()...)
+	all = append(all, a.attachRoutes()...)
 	all = append(all, a.imageRoutes()...)
 	all = append(all, a.swarmRoutes()...)
 	all = append(all, a.nodeRoutes()...)

@@ -100,13 +100,16 @@ func (l *logWriter) fail(err error) {
 	_ = l.frame(frameSystem, []byte("Error grabbing logs: "+err.Error()+"\n"))
 }
 
+// frameHeader begins a frame of n bytes.
+func frameHeader(stream byte, n int) []byte {
+	return binary.BigEndian.AppendUint32([]byte{stream, 0, 0, 0}, uint32(n))
+}
+
 func (l *logWriter) frame(stream byte, b []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.muxed {
-		head := [8]byte{stream}
-		binary.BigEndian.PutUint32(head[4:], uint32(len(b)))
-		if _, err := l.w.Write(head[:]); err != nil {
+		if _, err := l.w.Write(frameHeader(stream, len(b))); err != nil {
 			return err
 		}
 	}

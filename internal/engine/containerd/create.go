@@ -172,7 +172,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 			len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps) > 0, "block I/O limits of a device"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "real-time CPU limits"},
 		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks"},
-		{c.OpenStdin && !c.Tty, "an open standard input"},
 	}
 	for _, m := range missing {
 		if m.is {

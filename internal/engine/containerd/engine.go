@@ -106,6 +106,10 @@ type Engine struct {
 	registries *registries
 	host       host
 	pulls      keyedLock
+	execs      ledger.Execs
+	waiting    waiting
+	life       context.Context // ends with Run: what outlives the call that began it ends then
+	endLife    context.CancelFunc
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -120,10 +124,14 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{filepath.Join(cfg.Root, "containers"), cfg.State} {
+	for _, dir := range []string{filepath.Join(cfg.Root, "containers"), cfg.State, filepath.Join(cfg.State, "a")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
+	}
+	// The streams of commands that another daemon began lead nowhere any more.
+	if err := os.RemoveAll(filepath.Join(cfg.State, "e")); err != nil {
+		return nil, err
 	}
 	// containerd's parts live until Stop, whatever becomes of the context of Open.
 	srv, cl, err := startServer(context.WithoutCancel(ctx), &cfg)
@@ -135,7 +143,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		containers: cl.ContainerService(), tasks: cl.TaskService(), snapshots: cl.SnapshotService(snapshotter),
 		images: cl.ImageService(), ledger: ledger.New(), registries: regs, host: probeHost(),
 	}
+	e.life, e.endLife = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.load(e.scope(ctx)); err != nil {
+		e.endLife()
 		srv.Stop()
 		return nil, err
 	}
@@ -145,6 +155,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // Run follows containers until ctx ends, then stops containerd; containers go on. It is to be called once.
 func (e *Engine) Run(ctx context.Context) error {
 	defer e.server.Stop()
+	defer e.endLife()
 	ctx = e.scope(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.follow(gctx, g) })

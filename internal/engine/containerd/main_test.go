@@ -359,6 +359,8 @@ func script(steps ...string) []string {
 			fmt.Fprintf(&b, "echo %s\n", arg)
 		case "warn":
 			fmt.Fprintf(&b, "echo %s >&2\n", arg)
+		case "cat":
+			b.WriteString("cat\n")
 		case "stubborn":
 			b.WriteString("trap '' TERM\n")
 		case "exit":

@@ -179,6 +179,7 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		// What remains of it would only hinder a next start, and that tries again.
 		e.cfg.Log.Warn("cannot clean up after a container", "container", c.ID, "error", err)
 	}
+	_ = os.Remove(e.cfg.attachPath(c.ID)) // a shim that was killed leaves it
 	n := *c
 	sandbox := n.State.Sandbox
 	n.State.Status, n.State.Pid = container.StateExited, 0

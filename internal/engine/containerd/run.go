@@ -59,9 +59,11 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 			e.cfg.Log.Warn("cannot record why a container did not start", "container", c.ID, "error", serr)
 		}
 		e.ledger.Put(&f)
+		e.dismissWaiting(c.ID)
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.connectWaiting(ctx, c.ID) // who came while it started
 	return nil
 }
 
@@ -99,7 +101,7 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
 	if err != nil {
 		return err
 	}
-	target := shimdata.Target{Exit: e.exitPath(n.ID), MaxSize: size, MaxFile: files}
+	target := shimdata.Target{Exit: e.exitPath(n.ID), MaxSize: size, MaxFile: files, Attach: e.cfg.attachPath(n.ID), Stdin: n.Config.OpenStdin}
 	if n.HostConfig.LogConfig.Type != "none" {
 		target.Log = n.LogPath()
 	}
@@ -119,6 +121,7 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
 	if err != nil {
 		return startError(err)
 	}
+	e.connectWaiting(ctx, n.ID)
 	r, err := e.tasks.Start(ctx, &tasks.StartRequest{ContainerID: n.ID})
 	if err != nil {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)

@@ -19,6 +19,7 @@ func (e *Engine) Inspect(_ context.Context, name string) (*container.InspectResp
 	}
 	r := ledger.Inspect(c)
 	r.Driver = snapshotter
+	r.ExecIDs = e.execs.Of(c.ID)
 	r.Storage = &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: snapshotter}}}
 	r.HostnamePath = filepath.Join(c.Dir, "hostname")
 	r.HostsPath = filepath.Join(c.Dir, "hosts")

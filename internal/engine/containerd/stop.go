@@ -153,5 +153,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 		return fmt.Errorf("remove container %s: %w", c.ID[:12], err)
 	}
 	e.ledger.Drop(c.ID)
+	e.execs.Drop(c.ID)
+	e.dismissWaiting(c.ID)
 	return os.RemoveAll(c.Dir)
 }

@@ -24,7 +24,8 @@ type Fixture struct {
 	// container was ever made.
 	Remote string
 	// Command makes a command of steps: "print TEXT" and "warn TEXT" write a line to stdout and stderr, "exit N" ends,
-	// "sleep" waits for a signal and ends by it, "sleep DURATION" waits, "stubborn" ignores SIGTERM from there on.
+	// "sleep" waits for a signal and ends by it, "sleep DURATION" waits, "stubborn" ignores SIGTERM from there on,
+	// "cat" writes its input to stdout until that is over.
 	Command func(steps ...string) []string
 }
 
@@ -56,6 +57,16 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Remove", remove},
 		{"AutoRemove", autoRemove},
 		{"Events", events},
+		{"Exec", exec},
+		{"ExecMissing", execMissing},
+		{"ExecBroken", execBroken},
+		{"ExecDetach", execDetach},
+		{"ExecOutlives", execOutlives},
+		{"AttachBefore", attachBefore},
+		{"AttachStdin", attachStdin},
+		{"AttachTwice", attachTwice},
+		{"AttachDetach", attachDetach},
+		{"AttachRemoved", attachRemoved},
 		{"Pull", pull},
 		{"ImageInUse", imageInUse},
 		{"NoSuchImage", noSuchImage},

@@ -31,6 +31,7 @@ import (
 //	stubborn        ignores all signals but SIGKILL from there on
 //	exit N          ends; the end of the command is exit 0
 //	oom             ends as if the memory had run out
+//	cat             writes to stdout what comes to its input, until that is over
 //
 // A command of which no step is known, such as that of a real image, waits like "sleep".
 //
@@ -45,6 +46,7 @@ type Engine struct {
 	Sandboxes engine.Sandboxes
 
 	ledger *ledger.Ledger
+	execs  ledger.Execs
 
 	mu         sync.Mutex
 	runs       map[string]*run   // by container ID, of containers that ran
@@ -195,7 +197,9 @@ func (e *Engine) Inspect(_ context.Context, name string) (*container.InspectResp
 	if err != nil {
 		return nil, err
 	}
-	return ledger.Inspect(c), nil
+	r := ledger.Inspect(c)
+	r.ExecIDs = e.execs.Of(c.ID)
+	return r, nil
 }
 
 // List implements engine.Containers.

@@ -21,7 +21,9 @@ type run struct {
 	steps    []string      // still to do
 	stubborn bool
 	timer    *time.Timer // of a step that waits for a time
-	begin    int         // counts starts, so that a timer of an earlier one does nothing
+	begin    int         // counts starts and ends, so that a timer of an earlier one does nothing
+	input    []byte      // not read yet
+	noInput  bool        // no more will come
 }
 
 // Start implements engine.Containers.
@@ -61,6 +63,7 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 		e.runs[c.ID] = r
 	}
 	r.steps, r.stubborn = steps(c.Argv()), false
+	r.input, r.noInput = nil, !c.Config.OpenStdin
 	r.begin++
 	e.mu.Unlock()
 	e.advance(c.ID, r, r.begin)
@@ -93,7 +96,7 @@ func steps(argv []string) []string {
 	}
 	known := func(s string) bool {
 		verb, _, _ := strings.Cut(s, " ")
-		return slices.Contains([]string{"print", "warn", "sleep", "stubborn", "exit", "oom"}, verb)
+		return slices.Contains([]string{"print", "warn", "sleep", "stubborn", "exit", "oom", "cat"}, verb)
 	}
 	if !slices.ContainsFunc(list, known) {
 		return []string{"sleep"}
@@ -118,6 +121,18 @@ func (e *Engine) advance(id string, r *run, begin int) {
 			r.log = append(r.log, engine.LogLine{Stream: stream, Time: time.Now(), Line: []byte(arg + "\n")})
 			close(r.grown)
 			r.grown = make(chan struct{})
+		case "cat":
+			if len(r.input) > 0 {
+				r.log = append(r.log, engine.LogLine{Stream: "stdout", Time: time.Now(), Line: r.input})
+				r.input = nil
+				close(r.grown)
+				r.grown = make(chan struct{})
+			}
+			if !r.noInput {
+				r.steps = append([]string{"cat"}, r.steps...)
+				e.mu.Unlock()
+				return
+			}
 		case "stubborn":
 			r.stubborn = true
 		case "sleep":
@@ -171,9 +186,15 @@ func (e *Engine) end(id string, code int, oom bool) {
 
 func (e *Engine) drop(id string) {
 	e.ledger.Drop(id)
+	e.execs.Drop(id)
 	e.mu.Lock()
-	delete(e.runs, id)
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	if r := e.runs[id]; r != nil {
+		delete(e.runs, id)
+		r.begin += 2 // whoever waits for a start or an end has it
+		close(r.grown)
+		r.grown = make(chan struct{})
+	}
 }
 
 // Stop implements engine.Containers.

@@ -32,6 +32,7 @@ type Engine struct {
 	Auth   *registry.AuthConfig // of the last pull
 	Lines  []engine.LogLine
 	Feed   chan engine.Event
+	Execs  map[string]*Exec
 	Slow   bool // block until the context ends
 	Panics bool
 }
@@ -40,6 +41,7 @@ type Engine struct {
 type Container struct {
 	id      string
 	Spec    engine.Spec
+	Size    [2]uint // that its terminal was last resized to
 	running bool
 	code    int
 	exited  chan struct{}

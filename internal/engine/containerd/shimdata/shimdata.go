@@ -23,6 +23,8 @@ const Scheme = "jsonlog"
 type Target struct {
 	Log     string // the json-file log; "" throws the output away
 	Exit    string // the exit record
+	Attach  string // the Unix socket on which the shim offers the container's streams; "" offers none
+	Stdin   bool   // the container has a standard input, which stays open until a client ends it
 	MaxSize int64  // bytes after which the log is rotated; 0 is never
 	MaxFile int    // log files kept in all, the one being written included; at least 1
 }
@@ -31,6 +33,12 @@ type Target struct {
 func (t Target) URL() string {
 	q := url.Values{}
 	q.Set("exit", t.Exit)
+	if t.Attach != "" {
+		q.Set("attach", t.Attach)
+	}
+	if t.Stdin {
+		q.Set("stdin", "1")
+	}
 	if t.MaxSize > 0 {
 		q.Set("max-size", strconv.FormatInt(t.MaxSize, 10))
 		q.Set("max-file", strconv.Itoa(max(1, t.MaxFile)))
@@ -45,7 +53,7 @@ func ParseTarget(s string) (t Target, ok bool, err error) {
 		return Target{}, false, nil
 	}
 	q := u.Query()
-	t = Target{Log: u.Path, Exit: q.Get("exit"), MaxFile: 1}
+	t = Target{Log: u.Path, Exit: q.Get("exit"), Attach: q.Get("attach"), Stdin: q.Get("stdin") == "1", MaxFile: 1}
 	if v := q.Get("max-size"); v != "" {
 		if t.MaxSize, err = strconv.ParseInt(v, 10, 64); err != nil || t.MaxSize < 0 {
 			return Target{}, true, fmt.Errorf("invalid max-size %q in %s", v, s)
