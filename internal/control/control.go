@@ -32,8 +32,8 @@ type Manager struct {
 	ReadBarrier func(ctx context.Context) error
 	// Leader is the ID of the leading node, "" if none is known.
 	Leader func() string
-	// RemoveManager takes a node out of the consensus before its record goes.
-	RemoveManager func(ctx context.Context, nodeID string) error
+	// MayDemote says why the swarm cannot do without the manager; it is asked on the leader.
+	MayDemote func(nodeID string) error
 }
 
 // Distribution asks a registry for an image's digest. The engine implements it.

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/moby/api/types/swarm"
-
 	"shoal.dev/shoal/internal/control"
 	"shoal.dev/shoal/internal/link"
 )
@@ -77,7 +75,7 @@ func (m *manager) proxy(prefix string) http.Handler {
 // serveForwarded serves the Engine API to a manager that forwards a change. It is not forwarded again.
 func (n *Node) serveForwarded(w http.ResponseWriter, r *http.Request) {
 	p, ok := link.PeerFrom(r.Context())
-	if !ok || p.Role != swarm.NodeRoleManager {
+	if m := n.manager(); !ok || m == nil || !m.isManager(p) {
 		http.Error(w, "only managers forward requests", http.StatusForbidden)
 		return
 	}

@@ -131,6 +131,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 		if err := m.catchUp(ctx); err != nil {
 			return // leadership was lost, or the daemon ends
 		}
+		go m.dismiss(ctx)
 		if err := runner.Run(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotLeader) {
 			m.log.Error("the planners stopped", "error", err)
 		}
@@ -192,13 +193,11 @@ func (m *manager) managers() []swarm.Peer {
 
 // admit refuses the certificates of nodes that were removed. One that this replica does not know is admitted: it may
 // have joined a moment ago, and a manager that was away for long needs the log of managers that it never heard of.
+// What a node may do is decided by each route.
 func (m *manager) admit(p link.Peer) error {
 	snap := m.store.Snapshot()
 	if _, removed := store.Get[*cluster.Claim](snap, cluster.ClaimRemoved(p.NodeID)); removed {
 		return fmt.Errorf("node %s was removed from the swarm", p.NodeID)
-	}
-	if node, ok := store.Get[*cluster.Node](snap, p.NodeID); ok && node.Spec.Role != p.Role {
-		return fmt.Errorf("the certificate of node %s is one of a %s, but the node is a %s", p.NodeID, p.Role, node.Spec.Role)
 	}
 	return nil
 }
