@@ -12,6 +12,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // run is what a container does.
@@ -46,6 +47,9 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 	e.mu.Unlock()
 	if err == nil && e.usesSandbox(c) {
 		n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, c.Ingress)
+	}
+	if err == nil {
+		err = e.volumes.Mount(ctx, c.ID, c.Mounts)
 	}
 	if err != nil {
 		f := *c
@@ -161,18 +165,20 @@ func (e *Engine) end(id string, code int, oom bool) {
 	close(r.grown)
 	r.grown = make(chan struct{})
 	e.mu.Unlock()
+	_ = e.volumes.Unmount(id, c.Mounts) // in memory it cannot fail
 	if attached {
 		_ = e.Sandboxes.Detach(context.Background(), id)
 	}
 	if c.HostConfig.AutoRemove {
-		e.drop(id)
+		e.drop(c, true)
 	}
 }
 
-func (e *Engine) drop(id string) {
-	e.ledger.Drop(id)
+func (e *Engine) drop(c *ledger.Container, volumes bool) {
+	_ = e.volumes.Release(context.Background(), c.ID, c.Mounts, volumes, volume.Named(c.HostConfig)...) // in memory it cannot fail
+	e.ledger.Drop(c.ID)
 	e.mu.Lock()
-	delete(e.runs, id)
+	delete(e.runs, c.ID)
 	e.mu.Unlock()
 }
 
@@ -248,6 +254,15 @@ func (e *Engine) Kill(_ context.Context, name, signal string) error {
 
 // Remove implements engine.Containers.
 func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, false)
+}
+
+// Purge implements engine.Containers.
+func (e *Engine) Purge(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, true)
+}
+
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, unlock, err := e.ledger.Lock(ctx, name)
 	if err != nil {
 		return err
@@ -264,6 +279,6 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 			return err
 		}
 	}
-	e.drop(c.ID)
+	e.drop(c, volumes)
 	return nil
 }
