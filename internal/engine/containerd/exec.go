@@ -293,7 +293,7 @@ func execUser(pid int, name string, own specs.User) (specs.User, error) {
 	}
 	u, err := user.GetExecUser(name, &user.ExecUser{}, strings.NewReader(passwd), strings.NewReader(group))
 	if err != nil {
-		return own, ledger.Errorf(errdefs.ErrInvalidArgument, "unable to find user %s: %s", name, err)
+		return own, ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err) // "unable to find user …"
 	}
 	n := specs.User{UID: uint32(u.Uid), GID: uint32(u.Gid), Umask: own.Umask}
 	for _, g := range u.Sgids {

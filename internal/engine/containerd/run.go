@@ -72,7 +72,7 @@ func (e *Engine) usesSandbox(c *ledger.Container) bool {
 }
 
 // start runs n and sets its state. What it leaves behind when it fails is undone, but for the network.
-func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
+func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	rootfs, err := e.rootfs(ctx, n)
 	if err != nil {
 		return err
@@ -86,6 +86,11 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
 	if err := e.writeFiles(n); err != nil {
 		return err
 	}
+	volumesReady, err := e.mountVolumes(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer func() { volumesReady(err == nil) }()
 	spec, err := e.spec(ctx, n, rootfs)
 	if err != nil {
 		return err
@@ -260,7 +265,7 @@ func (e *Engine) handleExit(ctx context.Context, id string, told shimdata.Exit) 
 		return
 	}
 	if c.HostConfig.AutoRemove {
-		if err := e.Remove(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
+		if err := e.Purge(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
 			e.cfg.Log.Warn("cannot remove a container that is to go at its end", "container", id, "error", err)
 		}
 	}

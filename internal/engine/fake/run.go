@@ -12,6 +12,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // run is what a container does.
@@ -48,6 +49,9 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 	e.mu.Unlock()
 	if err == nil && e.usesSandbox(c) {
 		n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, c.Ingress)
+	}
+	if err == nil {
+		err = e.volumes.Mount(ctx, c.ID, c.Mounts)
 	}
 	if err != nil {
 		f := *c
@@ -176,21 +180,23 @@ func (e *Engine) end(id string, code int, oom bool) {
 	close(r.grown)
 	r.grown = make(chan struct{})
 	e.mu.Unlock()
+	_ = e.volumes.Unmount(id, c.Mounts) // in memory it cannot fail
 	if attached {
 		_ = e.Sandboxes.Detach(context.Background(), id)
 	}
 	if c.HostConfig.AutoRemove {
-		e.drop(id)
+		e.drop(c, true)
 	}
 }
 
-func (e *Engine) drop(id string) {
-	e.ledger.Drop(id)
-	e.execs.Drop(id)
+func (e *Engine) drop(c *ledger.Container, volumes bool) {
+	_ = e.volumes.Release(context.Background(), c.ID, c.Mounts, volumes, volume.Named(c.HostConfig)...) // in memory it cannot fail
+	e.ledger.Drop(c.ID)
+	e.execs.Drop(c.ID)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if r := e.runs[id]; r != nil {
-		delete(e.runs, id)
+	if r := e.runs[c.ID]; r != nil {
+		delete(e.runs, c.ID)
 		r.begin += 2 // whoever waits for a start or an end has it
 		close(r.grown)
 		r.grown = make(chan struct{})
@@ -269,6 +275,15 @@ func (e *Engine) Kill(_ context.Context, name, signal string) error {
 
 // Remove implements engine.Containers.
 func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, false)
+}
+
+// Purge implements engine.Containers.
+func (e *Engine) Purge(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, true)
+}
+
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, unlock, err := e.ledger.Lock(ctx, name)
 	if err != nil {
 		return err
@@ -285,6 +300,6 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 			return err
 		}
 	}
-	e.drop(c.ID)
+	e.drop(c, volumes)
 	return nil
 }
