@@ -156,7 +156,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{!h.RestartPolicy.IsNone(), "restart policies of plain containers"},
 		{len(h.PortBindings) > 0 || h.PublishAllPorts, "published ports of plain containers"},
 		{len(h.Links) > 0, "links"},
 		{len(h.VolumesFrom) > 0 || len(c.Volumes) > 0 || h.VolumeDriver != "", "volumes"},
