@@ -176,10 +176,11 @@ func check(h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
 	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "can't create 'AutoRemove' container with restart policy")
+	}
 	missing := ""
 	switch m := h.NetworkMode; {
-	case !h.RestartPolicy.IsNone():
-		missing = "restart policies of plain containers"
 	case len(h.PortBindings) > 0 || h.PublishAllPorts:
 		missing = "published ports of plain containers"
 	case h.Init != nil && *h.Init:
