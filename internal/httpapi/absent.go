@@ -8,15 +8,9 @@ import "strings"
 const absentTable = `
 GET    /containers/{name*}/attach/ws    attaching to a container by websocket
 POST   /containers/{name*}/attach       attaching to a container
-GET    /containers/{name*}/top          listing a container's processes
 GET    /containers/{name*}/changes      listing a container's changed files
 GET    /containers/{name*}/export       exporting a container's file system
-GET    /containers/{name*}/stats        a container's resource use
 POST   /containers/{name*}/resize       resizing a container's terminal
-POST   /containers/{name*}/update       updating a container
-POST   /containers/{name*}/rename       renaming a container
-POST   /containers/{name*}/pause        pausing a container
-POST   /containers/{name*}/unpause      unpausing a container
 HEAD   /containers/{name*}/archive      looking at a file in a container
 GET    /containers/{name*}/archive      copying from a container
 PUT    /containers/{name*}/archive      copying into a container
@@ -24,7 +18,6 @@ POST   /containers/{name*}/copy         copying from a container
 POST   /containers/{name*}/exec         running a command in a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
-POST   /containers/prune                removing stopped containers
 POST   /exec/{id}/start                 running a command in a container
 POST   /exec/{id}/resize                resizing a command's terminal
 GET    /exec/{id}/json                  inspecting a command in a container

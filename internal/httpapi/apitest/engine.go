@@ -34,6 +34,9 @@ type Engine struct {
 	Feed   chan engine.Event
 	Slow   bool // block until the context ends
 	Panics bool
+
+	frozen  map[string]bool // by ID
+	samples int
 }
 
 // Container is one of Engine.
@@ -50,6 +53,7 @@ func NewEngine() *Engine {
 	return &Engine{
 		ByName: map[string]*Container{},
 		ByRef:  map[string]image.Summary{"hello:1": {ID: "sha256:" + strings.Repeat("a", 64), RepoTags: []string{"hello:1"}, Size: 1 << 40}},
+		frozen: map[string]bool{},
 		Feed:   make(chan engine.Event, 16),
 	}
 }
