@@ -51,7 +51,7 @@ func (r *runner) up(ctx, up context.Context) error {
 			return err
 		}
 		found = in.State.Status
-		if in.State.Running {
+		if known := r.containerStatus(); in.State.Running && (before != swarm.TaskStateRunning || known == nil || *known != *running(in)) {
 			r.report(swarm.TaskStateRunning, "started", "", running(in))
 		}
 	}
@@ -355,7 +355,7 @@ func (r *runner) remove(ctx context.Context) {
 		defer r.a.slots.release()
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
-		return r.a.cfg.Engine.Remove(ctx, r.container, true)
+		return r.a.cfg.Engine.Purge(ctx, r.container, true)
 	})
 }
 

@@ -215,7 +215,11 @@ func (a *api) removeContainer(c *call) error {
 	if c.flag("link") {
 		return absent("removing a link is not supported: links between containers are not implemented by Shoal")
 	}
-	if err := a.Containers.Remove(c.Context(), c.value, c.flag("force")); err != nil {
+	remove := a.Containers.Remove
+	if c.flag("v") {
+		remove = a.Containers.Purge
+	}
+	if err := remove(c.Context(), c.value, c.flag("force")); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)

@@ -105,11 +105,15 @@ func (e *Engine) load(ctx context.Context) error {
 		}
 		known[c.ID] = true
 		e.ledger.Add(&c, "")
+		e.volumes.Hold(c.ID, c.Mounts, c.Running())
 		if c.Running() {
 			if err := e.catchUp(ctx, &c, running[c.ID]); err != nil {
 				e.cfg.Log.Warn("cannot take up a container", "container", c.ID, "error", err)
 			}
 		}
+	}
+	if err := e.volumes.Settle(); err != nil {
+		e.cfg.Log.Warn("cannot unmount volumes that nothing uses", "error", err)
 	}
 	return e.sweep(known)
 }
@@ -186,6 +190,7 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		return fmt.Errorf("record the end of container %s: %w", c.ID, err)
 	}
 	e.ledger.Put(n, ledger.EndActions(n)...)
+	e.unmountVolumes(c)
 	if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
 		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
 			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)

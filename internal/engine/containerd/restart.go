@@ -64,7 +64,7 @@ func (e *Engine) again(ctx context.Context, id string) {
 }
 
 func (e *Engine) autoRemove(ctx context.Context, id string) {
-	if err := e.Remove(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
+	if err := e.Purge(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
 		e.cfg.Log.Warn("cannot remove a container that is to go at its end", "container", id, "error", err)
 	}
 }

@@ -81,8 +81,9 @@ func (e *Engine) usesSandbox(c *ledger.Container) bool {
 	return !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
 }
 
-// start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but for the network.
-func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
+// start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but
+// for the network.
+func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	rootfs, err := e.rootfs(ctx, n)
 	if err != nil {
 		return err
@@ -95,6 +96,11 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
 	if err := e.writeFiles(n); err != nil {
 		return err
 	}
+	volumesReady, err := e.mountVolumes(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer func() { volumesReady(err == nil) }()
 	spec, err := e.spec(ctx, n, rootfs)
 	if err != nil {
 		return err

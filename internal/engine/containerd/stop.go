@@ -135,6 +135,15 @@ func (e *Engine) signal(ctx context.Context, c *ledger.Container, s unix.Signal)
 
 // Remove implements engine.Containers.
 func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, false)
+}
+
+// Purge implements engine.Containers.
+func (e *Engine) Purge(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, true)
+}
+
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, unlock, err := e.ledger.Lock(ctx, name)
 	if err != nil {
 		return err
@@ -166,6 +175,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 	if err := e.containers.Delete(ctx, c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", c.ID[:12], err)
 	}
+	e.releaseVolumes(ctx, c, volumes)
 	e.ledger.Drop(c.ID)
 	return os.RemoveAll(c.Dir)
 }

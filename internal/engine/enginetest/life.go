@@ -162,7 +162,6 @@ func badInput(s *suite) {
 		{"published ports", func(c *engine.Spec) { c.HostConfig.PublishAllPorts = true }, errdefs.IsNotImplemented, "published ports"},
 		{"network", func(c *engine.Spec) { c.HostConfig.NetworkMode = "mine" }, errdefs.IsNotImplemented, `"mine"`},
 		{"init", func(c *engine.Spec) { c.HostConfig.Init = &on }, errdefs.IsNotImplemented, "init"},
-		{"named volume", func(c *engine.Spec) { c.HostConfig.Binds = []string{"data:/data"} }, errdefs.IsNotImplemented, `"data"`},
 	} {
 		s.Run(test.name, func(t *testing.T) {
 			spec := base()

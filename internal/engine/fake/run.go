@@ -13,6 +13,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // run is what a container does.
@@ -55,6 +56,9 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	e.mu.Unlock()
 	if err == nil && e.usesSandbox(c) {
 		n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, c.Ingress)
+	}
+	if err == nil {
+		err = e.volumes.Mount(ctx, c.ID, c.Mounts)
 	}
 	if err != nil {
 		f := *c
@@ -173,11 +177,12 @@ func (e *Engine) end(id string, code int, oom bool) {
 		r.timer = time.AfterFunc(n.State.Backoff, func() { e.again(n) })
 	}
 	e.mu.Unlock()
+	_ = e.volumes.Unmount(id, c.Mounts) // in memory it cannot fail
 	if c.State.Sandbox.NetNS != "" {
 		_ = e.Sandboxes.Detach(context.Background(), id)
 	}
 	if c.HostConfig.AutoRemove && !c.State.Keep {
-		e.drop(id)
+		e.drop(c, true)
 	}
 }
 
@@ -193,13 +198,14 @@ func (e *Engine) again(planned *ledger.Container) {
 	}
 }
 
-func (e *Engine) drop(id string) {
-	e.ledger.Drop(id)
+func (e *Engine) drop(c *ledger.Container, volumes bool) {
+	_ = e.volumes.Release(context.Background(), c.ID, c.Mounts, volumes, volume.Named(c.HostConfig)...) // in memory it cannot fail
+	e.ledger.Drop(c.ID)
 	e.mu.Lock()
-	if r := e.runs[id]; r != nil && r.timer != nil {
+	if r := e.runs[c.ID]; r != nil && r.timer != nil {
 		r.timer.Stop()
 	}
-	delete(e.runs, id)
+	delete(e.runs, c.ID)
 	e.mu.Unlock()
 }
 
@@ -337,6 +343,15 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 
 // Remove implements engine.Containers.
 func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, false)
+}
+
+// Purge implements engine.Containers.
+func (e *Engine) Purge(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, true)
+}
+
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, unlock, err := e.ledger.Lock(ctx, name)
 	if err != nil {
 		return err
@@ -355,6 +370,6 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 			return err
 		}
 	}
-	e.drop(c.ID)
+	e.drop(c, volumes)
 	return nil
 }

@@ -36,7 +36,8 @@ type Container struct {
 	ImageID    string
 	Ingress    netip.Addr
 	Mounts     []container.MountPoint
-	Dir        string // folder of the container's own files; "" if it has none
+	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
+	Dir        string            // folder of the container's own files; "" if it has none
 	State      State
 }
 
@@ -353,6 +354,13 @@ func Merged(c *container.Config, img *container.Config) (*container.Config, erro
 	}
 	maps.Copy(m.Labels, c.Labels)
 	m.ExposedPorts = maps.Clone(img.ExposedPorts)
+	m.Volumes = maps.Clone(img.Volumes)
+	for v := range c.Volumes {
+		if m.Volumes == nil {
+			m.Volumes = map[string]struct{}{}
+		}
+		m.Volumes[v] = struct{}{}
+	}
 	for p := range c.ExposedPorts {
 		if m.ExposedPorts == nil {
 			m.ExposedPorts = map[portKey]struct{}{}
