@@ -7,21 +7,14 @@ import "strings"
 // the next kind when it reads these words.
 const absentTable = `
 GET    /containers/{name*}/attach/ws    attaching to a container by websocket
-GET    /containers/{name*}/top          listing a container's processes
 GET    /containers/{name*}/changes      listing a container's changed files
 GET    /containers/{name*}/export       exporting a container's file system
-GET    /containers/{name*}/stats        a container's resource use
-POST   /containers/{name*}/update       updating a container
-POST   /containers/{name*}/rename       renaming a container
-POST   /containers/{name*}/pause        pausing a container
-POST   /containers/{name*}/unpause      unpausing a container
 HEAD   /containers/{name*}/archive      looking at a file in a container
 GET    /containers/{name*}/archive      copying from a container
 PUT    /containers/{name*}/archive      copying into a container
 POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
-POST   /containers/prune                removing stopped containers
 POST   /commit                          making an image from a container
 POST   /build                           building an image
 POST   /build/prune                     removing the build cache
@@ -89,5 +82,5 @@ func need(have bool, what string) error {
 	if have {
 		return nil
 	}
-	return absent("%s are not served by this node", what)
+	return absent("%s are not supported by this node", what)
 }

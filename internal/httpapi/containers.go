@@ -36,6 +36,13 @@ func (a *api) containerRoutes() []route {
 		post("/containers/{name*}/restart", with(a.restartContainer)).lasting(0),
 		post("/containers/{name*}/kill", with(a.killContainer)),
 		post("/containers/{name*}/wait", with(a.waitContainer)).lasting(0),
+		get("/containers/{name*}/top", with(a.topContainer)),
+		get("/containers/{name*}/stats", with(a.containerStats)).lasting(0),
+		post("/containers/{name*}/update", with(a.updateContainer)),
+		post("/containers/{name*}/rename", with(a.renameContainer)),
+		post("/containers/{name*}/pause", with(a.pauseContainer)),
+		post("/containers/{name*}/unpause", with(a.unpauseContainer)),
+		post("/containers/prune", with(a.pruneContainers)),
 		del("/containers/{name*}", with(a.removeContainer)),
 	}
 }
@@ -111,6 +118,13 @@ func (a *api) inspectContainer(c *call) error {
 	if err != nil {
 		return err
 	}
+	if c.flag("size") {
+		rw, rootFS, err := a.Containers.Size(c.Context(), r.ID)
+		if err != nil {
+			return err
+		}
+		r.SizeRw, r.SizeRootFs = &rw, &rootFS
+	}
 	return c.reply(http.StatusOK, r)
 }
 
@@ -126,7 +140,7 @@ func (a *api) startContainer(c *call) error {
 	if err != nil {
 		return err
 	}
-	if r.State != nil && r.State.Running {
+	if r.State != nil && r.State.Running && !r.State.Paused { // what is paused has a refusal
 		c.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
+	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -117,30 +118,33 @@ func (e *Engine) load(ctx context.Context) error {
 	return e.sweep(known)
 }
 
-// runningTasks returns the process IDs of the containers that have a live shim and a process.
-func (e *Engine) runningTasks(ctx context.Context) (map[string]int, error) {
+// runningTasks returns the first processes of the containers that have a live shim and a process.
+func (e *Engine) runningTasks(ctx context.Context) (map[string]*tasktypes.Process, error) {
 	r, err := e.tasks.List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {
 		return nil, errgrpc.ToNative(err)
 	}
-	pids := map[string]int{}
+	found := map[string]*tasktypes.Process{}
 	for _, t := range r.Tasks {
 		if t.Status == tasktypes.Status_RUNNING || t.Status == tasktypes.Status_PAUSED {
-			pids[t.ID] = int(t.Pid)
+			found[t.ID] = t
 		}
 	}
-	return pids, nil
+	return found, nil
 }
 
 // catchUp brings the record of a container that ran when it was written up to date.
-func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, pid int) error {
+func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, task *tasktypes.Process) error {
 	exit, err := shimdata.ReadExit(e.exitPath(c.ID))
 	switch {
 	case err == nil:
 		return e.ended(ctx, c, exit)
-	case pid != 0:
+	case task != nil:
 		n := *c
-		n.State.Pid = pid
+		n.State.Pid, n.State.Status = int(task.Pid), container.StateRunning
+		if task.Status == tasktypes.Status_PAUSED {
+			n.State.Status = container.StatePaused
+		}
 		if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil { // the network may have forgotten it; the namespace has not
 			if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, c.ID, c.Ingress); err != nil {
 				e.cfg.Log.Warn("cannot attach a running container to the network", "container", c.ID, "error", err)

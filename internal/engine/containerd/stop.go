@@ -125,6 +125,11 @@ func (e *Engine) signal(ctx context.Context, c *ledger.Container, s unix.Signal)
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("cannot kill container %s: %w", c.ID[:12], err)
 	}
+	if n, err := e.ledger.Find(c.ID); err == nil && n.State.Status == container.StatePaused && ledger.Ends(n, s) {
+		if err := e.Unpause(ctx, c.ID); err != nil && !errdefs.IsConflict(err) && !errdefs.IsNotFound(err) { // the signal arrives when it goes on
+			return err
+		}
+	}
 	return nil
 }
 

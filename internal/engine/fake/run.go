@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
@@ -323,6 +324,14 @@ func (e *Engine) signal(c *ledger.Container, n int) {
 	r := e.runs[c.ID]
 	ignored := r != nil && r.stubborn && n != 9
 	e.mu.Unlock()
+	if ledger.Ends(c, unix.Signal(n)) {
+		// As in the real one a frozen container goes on, or it could not end. The caller may hold its lock.
+		if cur, err := e.ledger.Find(c.ID); err == nil {
+			if n, err := ledger.Unpaused(cur); err == nil {
+				e.ledger.Put(n, ledger.Action{Name: "unpause"})
+			}
+		}
+	}
 	if !ignored {
 		e.end(c.ID, 128+n, false)
 	}

@@ -103,3 +103,7 @@ func (l *Ledger) emit(e engine.Event) {
 		}
 	}
 }
+
+func (l *Ledger) emitPrune(reclaimed string) {
+	l.emit(engine.Event{Type: "container", Action: "prune", Attributes: map[string]string{"reclaimed": reclaimed}})
+}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/engine"
 )
@@ -54,6 +56,15 @@ var filters = map[string]func(l *Ledger, c *Container, value string) (bool, erro
 	"since": func(l *Ledger, c *Container, v string) (bool, error) {
 		o, err := l.Find(v)
 		return err == nil && c.Created.After(o.Created), err
+	},
+	"expose": func(_ *Ledger, c *Container, v string) (bool, error) {
+		return matchPort(v, slices.Collect(maps.Keys(c.Config.ExposedPorts)))
+	},
+	"publish": func(_ *Ledger, c *Container, v string) (bool, error) {
+		return matchPort(v, slices.Collect(maps.Keys(c.HostConfig.PortBindings)))
+	},
+	"isolation": func(_ *Ledger, _ *Container, v string) (bool, error) { // Linux knows one
+		return container.Isolation(v).IsDefault(), nil
 	},
 	"network": func(_ *Ledger, c *Container, v string) (bool, error) {
 		return NetworkName(c.HostConfig.NetworkMode) == v, nil
@@ -123,6 +134,17 @@ func (l *Ledger) pass(c *Container, want map[string][]string) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// matchPort says whether a port is among those that a filter means: PORT[-PORT][/PROTOCOL].
+func matchPort(v string, have []network.Port) (bool, error) {
+	want, err := network.ParsePortRange(v)
+	if err != nil {
+		return false, Errorf(errdefs.ErrInvalidArgument, "invalid filter: %s", err)
+	}
+	return slices.ContainsFunc(have, func(p network.Port) bool {
+		return p.Proto() == want.Proto() && p.Num() >= want.Start() && p.Num() <= want.End()
+	}), nil
 }
 
 // matchName says whether a name matches a pattern; Docker allows regular expressions and a slash before the name.

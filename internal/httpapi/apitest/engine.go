@@ -38,6 +38,9 @@ type Engine struct {
 	Slow   bool // block until the context ends
 	Panics bool
 	Purged []string // what was removed with its volumes
+
+	frozen  map[string]bool // by ID
+	samples int
 }
 
 // Container is one of Engine.
@@ -53,6 +56,7 @@ type Container struct {
 // NewEngine holds the image hello:1.
 func NewEngine() *Engine {
 	return &Engine{
+		frozen:  map[string]bool{},
 		volumes: &volumes{volume.Memory(func(string, string, map[string]string) {})},
 		ByName:  map[string]*Container{},
 		ByRef:   map[string]image.Summary{"hello:1": {ID: "sha256:" + strings.Repeat("a", 64), RepoTags: []string{"hello:1"}, Size: 1 << 40}},
