@@ -68,7 +68,7 @@ func run(args []string) error {
 		fs.Var(&list{values: &cfg.Labels}, "label", "engine label `KEY=VALUE` (repeatable)")
 		fs.Var(&list{values: &cfg.InsecureRegistries}, "insecure-registry", "`HOST[:PORT]` of a registry without TLS (repeatable)")
 		fs.Var(&list{values: &cfg.RegistryMirrors}, "registry-mirror", "`URL` of a mirror of docker.io (repeatable)")
-		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` in which those of containers are made")
+		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` or systemd slice in which those of containers are made (default shoal.slice with systemd, else /shoal)")
 		fs.StringVar(&cfg.Runtime, "runtime", cfg.Runtime, "OCI runtime `program`")
 		fs.StringVar(&cfg.SocketGroup, "group", cfg.SocketGroup, "`group` that may use the socket")
 		fs.BoolVar(&showVersion, "version", false, "print the version and quit")

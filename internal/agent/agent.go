@@ -68,6 +68,8 @@ type Config struct {
 	Connect func(ctx context.Context) (Session, error)
 	// OnManagers is told the swarm's managers whenever they change. It must not block. It may be nil.
 	OnManagers func([]swarm.Peer)
+	// OnRole is told the role that the node is to have, with every heartbeat. It must not block. It may be nil.
+	OnRole func(swarm.NodeRole)
 	// StateDir keeps the highest epoch and version seen.
 	StateDir string
 	// Parallel bounds the containers that are created or started at the same time; 0 is twice the number of CPUs, at
@@ -103,6 +105,9 @@ func New(cfg Config) *Agent {
 	}
 	if cfg.OnManagers == nil {
 		cfg.OnManagers = func([]swarm.Peer) {}
+	}
+	if cfg.OnRole == nil {
+		cfg.OnRole = func(swarm.NodeRole) {}
 	}
 	if cfg.Parallel <= 0 {
 		// A start waits about half its time for its shim and runc; more than two a CPU only take turns.

@@ -51,7 +51,7 @@ func (r *runner) up(ctx, up context.Context) error {
 			return err
 		}
 		found = in.State.Status
-		if in.State.Running {
+		if known := r.containerStatus(); in.State.Running && (before != swarm.TaskStateRunning || known == nil || *known != *running(in)) {
 			r.report(swarm.TaskStateRunning, "started", "", running(in))
 		}
 	}

@@ -134,6 +134,12 @@ func because(ctx context.Context, err error) error {
 	return err
 }
 
+func sendBeat(ctx context.Context, rt http.RoundTripper, timeout time.Duration, req protocol.HeartbeatRequest) (protocol.HeartbeatResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return protocol.Beat(ctx, rt, req)
+}
+
 // beatEvery is the time between two heartbeats: a tenth less than the period, so that a node that has missed three of
 // them is known to be down within three periods, the time to find out included.
 func beatEvery(period time.Duration) time.Duration { return period * 9 / 10 }
@@ -157,13 +163,14 @@ func (a *Agent) heartbeats(ctx context.Context, rt http.RoundTripper, period tim
 		}
 		next.Reset(beatEvery(period))
 		st, _ := a.net.get()
-		err := post(ctx, rt, period, protocol.PathHeartbeat, protocol.HeartbeatRequest{Applied: st.applied, Changed: changed})
+		want, err := sendBeat(ctx, rt, period, protocol.HeartbeatRequest{Applied: st.applied, Changed: changed})
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
 			missed = 0
 			a.calm.Store(patience)
+			a.cfg.OnRole(want.Role)
 		default:
 			if missed++; missed >= int(a.calm.Load()) {
 				a.calm.Store(min(2*a.calm.Load(), patienceMax))

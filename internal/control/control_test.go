@@ -51,6 +51,9 @@ func newControl(t *testing.T, reg fakeRegistry) (*control.Control, *store.Store)
 	c.Activate(&control.Manager{
 		NodeID: "node1id", Store: s, ReadBarrier: func(context.Context) error { return nil },
 		Leader: func() string { return "node1id" },
+		MayDemote: func(string) error {
+			return errdefs.ErrFailedPrecondition.WithMessage("attempting to demote the last manager of the swarm")
+		},
 	})
 	return c, s
 }
@@ -112,6 +115,8 @@ func TestRefusalsChangeNothingAndSayWhy(t *testing.T) {
 		"unknown node":    {c.RemoveNode(t.Context(), "nope", true), errdefs.ErrNotFound, "node nope not found"},
 		"bad availability": {c.UpdateNode(t.Context(), "node1", 1, swarm.NodeSpec{Role: "manager", Availability: "maybe"}), errdefs.ErrInvalidArgument,
 			`invalid Availability: "maybe"`},
+		"last manager":    {c.UpdateNode(t.Context(), "node1", 1, swarm.NodeSpec{Role: "worker", Availability: "active"}), errdefs.ErrFailedPrecondition, "last manager"},
+		"bad role":        {c.UpdateNode(t.Context(), "node1", 1, swarm.NodeSpec{Role: "king", Availability: "active"}), errdefs.ErrInvalidArgument, `invalid Role: "king"`},
 		"manager removed": {c.RemoveNode(t.Context(), "node1", true), errdefs.ErrFailedPrecondition, "is a cluster manager"},
 		"unknown filter": {func() error {
 			_, err := c.Services(t.Context(), map[string][]string{"color": {"red"}}, false)

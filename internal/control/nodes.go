@@ -71,7 +71,8 @@ func (m *Manager) node(n *cluster.Node) swarm.Node {
 	return out
 }
 
-// UpdateNode replaces a node's labels and availability if it is still at the version.
+// UpdateNode replaces a node's labels, availability and role if it is still at the version. The node changes its role
+// within seconds, see package node.
 func (c *Control) UpdateNode(ctx context.Context, ref string, version uint64, spec swarm.NodeSpec) error {
 	m, err := c.write()
 	if err != nil {
@@ -90,9 +91,13 @@ func (c *Control) UpdateNode(ctx context.Context, ref string, version uint64, sp
 		if old.Version.Index != version {
 			return outOfSequence()
 		}
-		if spec.Role != old.Spec.Role {
-			return errdefs.ErrNotImplemented.WithMessage("changing a node's role (promote, demote) is not implemented by Shoal yet: " +
-				"let the node leave and join it with the other role's token")
+		switch {
+		case spec.Role != swarm.NodeRoleManager && spec.Role != swarm.NodeRoleWorker:
+			return invalid("invalid Role: %q", string(spec.Role))
+		case spec.Role == swarm.NodeRoleWorker && old.Spec.Role == swarm.NodeRoleManager:
+			if err := m.MayDemote(old.ID); err != nil {
+				return err
+			}
 		}
 		n := old.Clone().(*cluster.Node)
 		n.Spec = spec

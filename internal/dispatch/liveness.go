@@ -151,7 +151,8 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	snap := s.cfg.Store.Snapshot()
-	if !isMember(snap, peer.NodeID) {
+	node, ok := store.Get[*cluster.Node](snap, peer.NodeID)
+	if !ok {
 		refuse(w, http.StatusForbidden, fmt.Errorf("node %s is not part of the swarm", peer.NodeID))
 		return
 	}
@@ -164,7 +165,12 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, errors.New("this manager does not reach the leader of the swarm"))
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	b, err := store.Marshal(protocol.HeartbeatResponse{Role: node.Spec.Role})
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	_, _ = w.Write(b) // the node is gone if this fails
 }
 
 func (s *Server) isCutOff(after time.Duration) bool {

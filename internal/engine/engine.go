@@ -36,6 +36,7 @@ type Engine interface {
 
 // Containers is the life of containers. A container is named by its name, its ID or an unambiguous prefix of it.
 type Containers interface {
+	Life
 	// Create makes a container that does not run. It fails with NotFound if the image is not there (it does not
 	// pull) and Conflict if the name is taken.
 	Create(ctx context.Context, s Spec) (id string, warnings []string, err error)

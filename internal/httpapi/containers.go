@@ -179,10 +179,7 @@ func (a *api) restartContainer(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Containers.Stop(c.Context(), c.value, o); err != nil {
-		return err
-	}
-	if err := a.Containers.Start(c.Context(), c.value); err != nil {
+	if err := a.Containers.Restart(c.Context(), c.value, o); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)

@@ -31,7 +31,8 @@ type Config struct {
 	InsecureRegistries []string `json:"insecure-registries"`
 	// RegistryMirrors are URLs that are asked before docker.io.
 	RegistryMirrors []string `json:"registry-mirrors"`
-	// CgroupParent is the cgroup that containers' cgroups are made in.
+	// CgroupParent is the cgroup that containers' cgroups are made in: a path, made by runc itself, or the name of a
+	// slice, made by systemd. By default it is shoal.slice where systemd runs the machine, else /shoal.
 	CgroupParent string `json:"cgroup-parent"`
 	// Runtime is the OCI runtime's program.
 	Runtime string `json:"runtime"`
@@ -45,7 +46,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Hosts: []string{"unix:///run/shoal.sock"}, DataRoot: "/var/lib/shoal", ExecRoot: "/run/shoal", Pidfile: "/run/shoal.pid",
-		LogLevel: "info", CgroupParent: "/shoal", Runtime: "runc", SocketGroup: "shoal",
+		LogLevel: "info", Runtime: "runc", SocketGroup: "shoal",
 	}
 }
 
@@ -101,6 +102,12 @@ func (c *Config) Validate() error {
 	if err := new(slog.Level).UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return fmt.Errorf("log level %q: choose debug, info, warn or error", c.LogLevel)
 	}
+	if c.CgroupParent == "" {
+		c.CgroupParent = "/shoal"
+		if _, err := os.Stat("/run/systemd/system"); err == nil { // sd_booted(3)
+			c.CgroupParent = "shoal.slice"
+		}
+	}
 	if c.Shim == "" {
 		self, err := os.Executable()
 		if err != nil {
@@ -113,6 +120,9 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// systemdCgroup says whether systemd makes the containers' cgroups.
+func (c *Config) systemdCgroup() bool { return strings.HasSuffix(c.CgroupParent, ".slice") }
 
 func (c *Config) labels() map[string]string {
 	m := map[string]string{}

@@ -9,9 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/moby/api/types/swarm"
-
-	"shoal.dev/shoal/internal/control"
 	"shoal.dev/shoal/internal/link"
 )
 
@@ -19,7 +16,7 @@ import (
 const apiPrefix = "/api"
 
 // leaderWait is how long a change waits for a leader: an election takes two to three seconds.
-const leaderWait = 8 * time.Second
+const leaderWait = 4 * time.Second
 
 var apiVersion = regexp.MustCompile(`^/v[0-9]+\.[0-9]+`)
 
@@ -43,11 +40,11 @@ func (n *Node) forward(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m := n.manager()
 		if m == nil || !changesSwarm(r) {
-			next.ServeHTTP(w, r)
+			serveStale(next, w, r)
 			return
 		}
 		if !m.waitLeader(r.Context(), leaderWait) {
-			unavailable(w, control.NoLeader)
+			unavailable(w, m.noLeader(r.Context()))
 			return
 		}
 		if m.cons.IsLeader() {
@@ -77,7 +74,7 @@ func (m *manager) proxy(prefix string) http.Handler {
 // serveForwarded serves the Engine API to a manager that forwards a change. It is not forwarded again.
 func (n *Node) serveForwarded(w http.ResponseWriter, r *http.Request) {
 	p, ok := link.PeerFrom(r.Context())
-	if !ok || p.Role != swarm.NodeRoleManager {
+	if m := n.manager(); !ok || m == nil || !m.isManager(p) {
 		http.Error(w, "only managers forward requests", http.StatusForbidden)
 		return
 	}

@@ -33,6 +33,9 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 		LiveRestoreEnabled: true, IndexServerAddress: "https://index.docker.io/v1/",
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},
 	}
+	if n.cfg.systemdCgroup() {
+		info.CgroupDriver = "systemd"
+	}
 	info.RegistryConfig = &registry.ServiceConfig{
 		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: n.cfg.RegistryMirrors, Secure: true, Official: true}},

@@ -29,8 +29,8 @@ import (
 	"shoal.dev/shoal/internal/store"
 )
 
-// barrierTimeout bounds how long a read waits to be current.
-const barrierTimeout = 5 * time.Second
+// barrierTimeout bounds how long a read waits to be current: an election takes two to three seconds.
+const barrierTimeout = 4 * time.Second
 
 // manager is the part of a member that only managers have: the replica, the log and the control plane.
 type manager struct {
@@ -131,6 +131,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 		if err := m.catchUp(ctx); err != nil {
 			return // leadership was lost, or the daemon ends
 		}
+		go m.dismiss(ctx)
 		if err := runner.Run(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotLeader) {
 			m.log.Error("the planners stopped", "error", err)
 		}
@@ -192,13 +193,11 @@ func (m *manager) managers() []swarm.Peer {
 
 // admit refuses the certificates of nodes that were removed. One that this replica does not know is admitted: it may
 // have joined a moment ago, and a manager that was away for long needs the log of managers that it never heard of.
+// What a node may do is decided by each route.
 func (m *manager) admit(p link.Peer) error {
 	snap := m.store.Snapshot()
 	if _, removed := store.Get[*cluster.Claim](snap, cluster.ClaimRemoved(p.NodeID)); removed {
 		return fmt.Errorf("node %s was removed from the swarm", p.NodeID)
-	}
-	if node, ok := store.Get[*cluster.Node](snap, p.NodeID); ok && node.Spec.Role != p.Role {
-		return fmt.Errorf("the certificate of node %s is one of a %s, but the node is a %s", p.NodeID, p.Role, node.Spec.Role)
 	}
 	return nil
 }
@@ -224,7 +223,6 @@ func (m *manager) expel(ctx context.Context) error {
 func (m *manager) readBarrier(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
 	defer cancel()
-	var last error
 	for {
 		index, err := m.readIndex(ctx)
 		if err == nil {
@@ -233,11 +231,13 @@ func (m *manager) readBarrier(ctx context.Context) error {
 			}
 			return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("this manager is behind the swarm's leader (entry %d of %d): try again or ask another manager", m.store.Index(), index))
 		}
-		last = err
 		select {
 		case <-ctx.Done():
-			m.log.Debug("read barrier", "error", last)
-			return errdefs.ErrUnavailable.WithMessage(control.NoLeader)
+			m.log.Debug("read barrier", "error", err)
+			if context.Cause(ctx) != context.DeadlineExceeded {
+				return context.Cause(ctx)
+			}
+			return stale{errdefs.ErrUnavailable.WithMessage(m.noLeader(context.WithoutCancel(ctx)))}
 		case <-time.After(50 * time.Millisecond): // an election may be under way
 		}
 	}

@@ -36,6 +36,9 @@ type member struct {
 	identity *pki.Holder
 	manager  *manager // nil on a worker
 	nextAddr atomic.Uint32
+	link     atomic.Pointer[link.Link] // the agent's, nil while there is none
+	changing atomic.Bool               // the role is being changed
+	want     atomic.Pointer[swarm.NodeRole]
 	cancel   context.CancelFunc
 	done     chan struct{}
 	err      error // why it ended; read after done
@@ -85,6 +88,7 @@ func (n *Node) start(st *state, id *pki.Identity) (*member, error) {
 				id, _, _ := m.manager.cons.Leader()
 				return id
 			},
+			MayDemote: m.manager.mayDemote,
 		})
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -120,9 +124,10 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
-		Connect: m.connect(n), OnManagers: m.saveManagers(n), StateDir: m.dir, Log: n.log,
+		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), StateDir: m.dir, Log: n.log,
 	})
 	group.Go(func() error { return a.Run(ctx) })
+	group.Go(func() error { return m.renewals(ctx, n) })
 	return group.Wait()
 }
 
@@ -153,6 +158,7 @@ func (m *member) connect(n *Node) func(context.Context) (agent.Session, error) {
 		if err != nil {
 			return agent.Session{}, fmt.Errorf("connecting to the manager at %s: %w", addr, err)
 		}
+		m.link.Store(l)
 		return agent.Session{RoundTripper: l, Done: l.Done(), Close: func() { l.Close() }}, nil
 	}
 }

@@ -28,6 +28,8 @@ const (
 	pathJoin      = "/join"                  // POST joinRequest, without a client certificate
 	pathIssue     = "/manager/v1/issue"      // POST joinRequest, a manager passing it on
 	pathVoter     = "/manager/v1/voter"      // POST voterRequest: a manager that has its certificate asks for a vote
+	pathRenew     = "/manager/v1/renew"      // POST renewRequest: a node asks for a certificate in place of its own
+	pathReissue   = "/manager/v1/reissue"    // POST renewRequest, a manager passing it on
 	pathReadIndex = "/manager/v1/read-index" // POST: the index that a read must wait for
 
 	maxBody = 64 << 10 // bytes; the largest is a certificate request
@@ -67,11 +69,11 @@ type errorBody struct {
 func (m *manager) routes(n *Node) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/dispatch/", m.dispatch.Handler())
-	mux.Handle("POST "+pathReadIndex, managersOnly(func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle("POST "+pathReadIndex, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
 		index, err := m.cons.ReadIndex(r.Context())
 		answer(w, readIndexResponse{index}, err)
 	}))
-	mux.Handle("POST "+pathIssue, managersOnly(func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle("POST "+pathIssue, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
 		var req joinRequest
 		if !read(w, r, &req) {
 			return
@@ -79,7 +81,33 @@ func (m *manager) routes(n *Node) http.Handler {
 		out, err := m.issue(r.Context(), &req)
 		answer(w, out, err)
 	}))
-	mux.Handle("POST "+pathVoter, managersOnly(func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("POST "+pathRenew, func(w http.ResponseWriter, r *http.Request) {
+		var req renewRequest
+		if !read(w, r, &req) {
+			return
+		}
+		peer, ok := link.PeerFrom(r.Context())
+		if !ok {
+			answer(w, nil, errdefs.ErrPermissionDenied.WithMessage("only members may ask this"))
+			return
+		}
+		req.NodeID = peer.NodeID // whatever it says: a node asks for itself
+		var out renewResponse
+		err := m.onLeader(r.Context(), func() (err error) {
+			out, err = m.reissue(req)
+			return err
+		}, pathReissue, &req, &out)
+		answer(w, out, err)
+	})
+	mux.Handle("POST "+pathReissue, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
+		var req renewRequest
+		if !read(w, r, &req) {
+			return
+		}
+		out, err := m.reissue(req)
+		answer(w, out, err)
+	}))
+	mux.Handle("POST "+pathVoter, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
 		var req voterRequest
 		if !read(w, r, &req) {
 			return
@@ -90,14 +118,21 @@ func (m *manager) routes(n *Node) http.Handler {
 	return mux
 }
 
-func managersOnly(h http.HandlerFunc) http.Handler {
+// managersOnly lets requests of managers pass: of nodes whose certificate says so and whose record, if this replica has
+// it, does not say otherwise. A node that was demoted keeps a certificate for a while that says more than it may.
+func (m *manager) managersOnly(h http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p, ok := link.PeerFrom(r.Context()); !ok || p.Role != swarm.NodeRoleManager {
+		if p, ok := link.PeerFrom(r.Context()); !ok || !m.isManager(p) {
 			answer(w, nil, errdefs.ErrPermissionDenied.WithMessage("only managers may ask this"))
 			return
 		}
 		h(w, r)
 	})
+}
+
+func (m *manager) isManager(p link.Peer) bool {
+	node, known := store.Get[*cluster.Node](m.store.Snapshot(), p.NodeID)
+	return p.Role == swarm.NodeRoleManager && (!known || node.Spec.Role == swarm.NodeRoleManager)
 }
 
 // joinRoutes is what a manager serves to strangers: certificate requests, no more.
@@ -237,7 +272,10 @@ func (m *manager) addVoter(ctx context.Context, req voterRequest) error {
 		if !ok || node.Spec.Role != swarm.NodeRoleManager {
 			return errdefs.ErrPermissionDenied.WithMessage("node " + req.NodeID + " is not a manager of this swarm")
 		}
-		return m.cons.AddVoter(ctx, req.NodeID, req.Addr)
+		if err := m.cons.AddVoter(ctx, req.NodeID, req.Addr); err != nil {
+			return err
+		}
+		return m.setManagerStatus(ctx, req.NodeID, &swarm.ManagerStatus{Addr: req.Addr})
 	}, pathVoter, req, nil)
 }
 

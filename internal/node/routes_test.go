@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -16,6 +17,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/link"
+	"shoal.dev/shoal/internal/pki"
 	"shoal.dev/shoal/internal/store"
 )
 
@@ -58,7 +60,8 @@ func TestTokensMakeRoles(t *testing.T) {
 
 func TestAManagersRoutesAreForManagers(t *testing.T) {
 	called := false
-	h := managersOnly(func(http.ResponseWriter, *http.Request) { called = true })
+	m := &manager{store: store.New()}
+	h := m.managersOnly(func(http.ResponseWriter, *http.Request) { called = true })
 	for _, role := range []swarm.NodeRole{"", swarm.NodeRoleWorker} {
 		r := httptest.NewRequest("POST", pathIssue, nil)
 		if role != "" {
@@ -125,7 +128,6 @@ func TestARemovedNodeIsNotAdmitted(t *testing.T) {
 		ok   bool
 	}{
 		{link.Peer{NodeID: "w", Role: swarm.NodeRoleWorker}, true},
-		{link.Peer{NodeID: "w", Role: swarm.NodeRoleManager}, false},
 		{link.Peer{NodeID: "gone", Role: swarm.NodeRoleWorker}, false},
 		{link.Peer{NodeID: "new", Role: swarm.NodeRoleManager}, true},
 	} {
@@ -160,5 +162,36 @@ func TestStateIsKeptAndDamageIsNamed(t *testing.T) {
 	}
 	if _, err := loadState(dir); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "state.json")) {
 		t.Errorf("damage is not named: %v", err)
+	}
+}
+
+func TestCertificatesAreRenewedInTime(t *testing.T) {
+	ca, err := pki.NewAuthority(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, csr, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := pki.Sign(ca, csr, "s", "n", swarm.NodeRoleWorker, 90*24*time.Hour, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := pki.NewIdentity(key, cert, ca.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[time.Time]bool{}
+	for range 1000 {
+		at := renewAt(id)
+		life := id.NotAfter().Sub(id.NotBefore())
+		if at.Before(id.NotBefore().Add(life/2)) || at.After(id.NotBefore().Add(4*life/5)) {
+			t.Fatalf("a certificate from %s to %s is renewed at %s", id.NotBefore(), id.NotAfter(), at)
+		}
+		seen[at] = true
+	}
+	if len(seen) < 900 {
+		t.Errorf("%d different times of 1000: nodes would ask at once", len(seen))
 	}
 }

@@ -26,7 +26,7 @@ import (
 const (
 	PathSession   = "/dispatch/v1/session"   // POST SessionRequest; the answer is a stream of frames
 	PathStatus    = "/dispatch/v1/status"    // POST StatusRequest
-	PathHeartbeat = "/dispatch/v1/heartbeat" // POST HeartbeatRequest
+	PathHeartbeat = "/dispatch/v1/heartbeat" // POST HeartbeatRequest; the answer is a HeartbeatResponse
 	PathHeard     = "/dispatch/v1/heard"     // POST HeardRequest, from managers only
 )
 
@@ -137,6 +137,12 @@ type HeartbeatRequest struct {
 	Changed bool `json:",omitempty"`
 }
 
+// HeartbeatResponse says what the swarm wants of the node beside its tasks.
+type HeartbeatResponse struct {
+	// Role is the role that the node is to have.
+	Role swarm.NodeRole
+}
+
 // HeardRequest says whom a manager hears.
 type HeardRequest struct{ Nodes []Heard }
 
@@ -239,6 +245,20 @@ func Post(ctx context.Context, rt http.RoundTripper, path string, msg any) error
 	}
 	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // lets the connection be used again
 	return errors.Join(err, resp.Body.Close())
+}
+
+// Beat sends a heartbeat.
+func Beat(ctx context.Context, rt http.RoundTripper, req HeartbeatRequest) (HeartbeatResponse, error) {
+	var out HeartbeatResponse
+	resp, err := Open(ctx, rt, PathHeartbeat, req)
+	if err != nil {
+		return out, err
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if err = errors.Join(err, resp.Body.Close()); err != nil || len(b) == 0 { // a manager may have nothing to say
+		return out, err
+	}
+	return out, store.Unmarshal(b, &out)
 }
 
 // Decode reads a request's body, within [MaxRequest].

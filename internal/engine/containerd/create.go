@@ -170,7 +170,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{!h.RestartPolicy.IsNone(), "restart policies of plain containers"},
 		{len(h.Links) > 0, "links"},
 		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},

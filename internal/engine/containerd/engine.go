@@ -154,6 +154,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	ctx = e.scope(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.follow(gctx, g) })
+	e.resume(gctx, g)
 	err := g.Wait()
 	if ctx.Err() != nil {
 		return nil

@@ -30,8 +30,12 @@ func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) er
 	if err != nil {
 		return err
 	}
-	if !c.Running() {
-		return nil
+	waited := c.State.Status == container.StateRestarting
+	if c, err = e.halt(ctx, c); err != nil || !c.Running() {
+		if err == nil && waited {
+			e.ledger.Report(c, "stop", nil)
+		}
+		return err
 	}
 	// Waiting begins before the signal, and without the container's lock, which its end takes.
 	wctx, cancel := context.WithCancel(ctx)
@@ -92,8 +96,13 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	if err != nil {
 		return err
 	}
-	if !c.Running() {
+	if !c.Active() {
 		return ledger.Errorf(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", name, c.ID)
+	}
+	if ledger.Ends(c, s) {
+		if c, err = e.halt(ctx, c); err != nil || !c.Running() {
+			return err
+		}
 	}
 	if s != unix.SIGKILL {
 		return e.signal(ctx, c, s)
@@ -134,11 +143,11 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 	if err != nil {
 		return err
 	}
+	if c.Active() && !force {
+		unlock()
+		return ledger.Running(c)
+	}
 	for c.Running() {
-		if !force {
-			unlock()
-			return ledger.Running(c)
-		}
 		unlock() // its end takes the lock
 		if err := e.Kill(ctx, c.ID, "SIGKILL"); err != nil && !errdefs.IsConflict(err) {
 			return err

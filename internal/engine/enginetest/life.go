@@ -158,7 +158,7 @@ func badInput(s *suite) {
 		{"unknown image", func(c *engine.Spec) { c.Config.Image = "missing:7" }, errdefs.IsNotFound, "No such image: missing:7"},
 		{"image without a tag", func(c *engine.Spec) { c.Config.Image = "missing" }, errdefs.IsNotFound, "No such image: missing:latest"},
 		{"no reference", func(c *engine.Spec) { c.Config.Image = "A b" }, errdefs.IsInvalidArgument, "invalid reference format"},
-		{"restart policy", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name = "always" }, errdefs.IsNotImplemented, "restart polic"},
+		{"restart policy and removal", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name, c.HostConfig.AutoRemove = "always", true }, errdefs.IsInvalidArgument, "can't create 'AutoRemove' container with restart policy"},
 		{"unknown restart policy", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name = "often" }, errdefs.IsInvalidArgument, "unknown policy 'often'"},
 		{"a port that is none", func(c *engine.Spec) {
 			c.HostConfig.PortBindings = network.PortMap{network.MustParsePort("80/tcp"): {{HostPort: "9-7"}}}

@@ -174,13 +174,14 @@ func check(h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
 	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "can't create 'AutoRemove' container with restart policy")
+	}
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
 	}
 	missing := ""
 	switch m := h.NetworkMode; {
-	case !h.RestartPolicy.IsNone():
-		missing = "restart policies of plain containers"
 	case h.Init != nil && *h.Init:
 		missing = "an init process inside containers"
 	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():

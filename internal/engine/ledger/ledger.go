@@ -51,6 +51,10 @@ type State struct {
 	StartedAt  time.Time
 	FinishedAt time.Time
 	Sandbox    engine.Sandbox
+	Stopped    bool          // a user wanted the end of this run
+	Restarts   int           // by its restart policy, since a user started it
+	Backoff    time.Duration // the delay before the last of them
+	Keep       bool          // its end is part of a user's restart, so AutoRemove does not apply
 }
 
 // Running says whether the container has a process.
@@ -142,7 +146,7 @@ func (l *Ledger) Put(c *Container, actions ...Action) {
 	if e == nil {
 		return
 	}
-	ended := e.c.Running() && !c.Running()
+	ended := e.c.Running() && !c.Running() || e.c.Active() && !c.Active()
 	e.c = c
 	for _, a := range actions {
 		l.emitContainer(c, a.Name, a.Attributes)
@@ -259,7 +263,7 @@ func (l *Ledger) Wait(ctx context.Context, name string, on container.WaitConditi
 		return nil, err
 	}
 	w := &waiter{on: on, ch: make(chan engine.WaitResult, 1)}
-	if on == container.WaitConditionNotRunning && !e.c.Running() {
+	if on == container.WaitConditionNotRunning && !e.c.Active() {
 		w.ch <- engine.WaitResult{ExitCode: e.c.State.ExitCode}
 		return w.ch, nil
 	}
