@@ -17,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/volume"
 )
@@ -165,10 +166,33 @@ type Usage struct {
 // Sandboxes gives containers their network. The engine consumes it; the network implements it.
 type Sandboxes interface {
 	// Attach makes or finds the network namespace of a container and returns its path and the container's address on
-	// the host's own bridge. It may be called again for the same container.
-	Attach(ctx context.Context, id string, ingress netip.Addr) (Sandbox, error)
-	// Detach drops the namespace. Detaching what is not attached does nothing.
+	// the host's own bridge. It may be called again for the same container; what is asked for then replaces what was
+	// before, and ports that were given stay. It fails with Conflict if a port is taken; Detach must follow.
+	Attach(ctx context.Context, id string, a Attachment) (Sandbox, error)
+	// Detach drops the namespace and gives the ports back. Detaching what is not attached does nothing.
 	Detach(ctx context.Context, id string) error
+}
+
+// Attachment is what a container wants of the network beside an address.
+type Attachment struct {
+	Ingress netip.Addr // its address on the routing mesh; zero for none
+	Ports   []PortRequest
+}
+
+// PortRequest asks that a port of the host leads to one of the container.
+type PortRequest struct {
+	Port network.Port
+	// HostIP is the address of the host at which it does; zero is all of them.
+	HostIP netip.Addr `json:",omitzero"`
+	// First and Last bound the host's port; both 0 leave it to the network.
+	First, Last uint16
+}
+
+// PublishedPort is a port of the host that leads to one of the container.
+type PublishedPort struct {
+	Port     network.Port
+	HostIP   netip.Addr // 0.0.0.0 is all
+	HostPort uint16
 }
 
 // Sandbox is a container's network.
@@ -178,5 +202,6 @@ type Sandbox struct {
 	Gateway netip.Addr
 	Bits    int // length of the bridge's prefix
 	MAC     string
-	Bridge  string // name of the network as the API shows it, "bridge"
+	Bridge  string          // name of the network as the API shows it, "bridge"
+	Ports   []PublishedPort `json:",omitempty"`
 }

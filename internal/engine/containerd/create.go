@@ -99,6 +99,9 @@ func (e *Engine) warnings(h *container.HostConfig) []string {
 	if h.Memory > 0 && h.MemorySwap > 0 && !e.host.swapLimit {
 		list = append(list, "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.")
 	}
+	if h.NetworkMode.IsHost() && (len(h.PortBindings) > 0 || h.PublishAllPorts) {
+		list = append(list, "Published ports are discarded when using host network mode")
+	}
 	return list
 }
 
@@ -167,7 +170,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{len(h.PortBindings) > 0 || h.PublishAllPorts, "published ports of plain containers"},
 		{len(h.Links) > 0, "links"},
 		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},
@@ -186,6 +188,9 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		if m.is {
 			return notYet(m.what)
 		}
+	}
+	if _, err := ledger.PortRequests(nil, h); err != nil {
+		return err
 	}
 	switch m := h.NetworkMode; {
 	case m == "", m == "default", m == "bridge":

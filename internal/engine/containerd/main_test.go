@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -33,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/enginetest"
 )
 
 // cgroupParent is where the containers of an engine in dir are; cleanUp removes it.
@@ -223,13 +225,19 @@ type testNet struct {
 	got []string // "attach ID ADDR" and "detach ID"
 }
 
-func (n *testNet) Attach(_ context.Context, id string, ingress netip.Addr) (engine.Sandbox, error) {
+func (n *testNet) Attach(_ context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.got = append(n.got, fmt.Sprintf("attach %s %s", id, ingress))
+	n.got = append(n.got, fmt.Sprintf("attach %s %s", id, a.Ingress))
 	path := filepath.Join(n.dir, id)
 	sb := engine.Sandbox{NetNS: path, Addr: netip.MustParseAddr("172.18.0.9"), Gateway: netip.MustParseAddr("172.18.0.1"),
 		Bits: 16, MAC: "02:42:ac:12:00:09", Bridge: "bridge"}
+	for _, p := range a.Ports {
+		if p.First == enginetest.TakenPort {
+			return sb, errdefs.ErrConflict.WithMessage("Bind for 0.0.0.0:666 failed: port is already allocated")
+		}
+		sb.Ports = append(sb.Ports, engine.PublishedPort{Port: p.Port, HostIP: netip.IPv4Unspecified(), HostPort: max(p.First, 1)})
+	}
 	if _, err := os.Stat(path); err == nil {
 		return sb, nil
 	}

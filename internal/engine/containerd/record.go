@@ -106,6 +106,11 @@ func (e *Engine) load(ctx context.Context) error {
 		known[c.ID] = true
 		e.ledger.Add(&c, "")
 		e.volumes.Hold(c.ID, c.Mounts, c.Running())
+		if !c.Running() && e.usesSandbox(&c) && e.cfg.Sandboxes != nil { // a crash may have come between its end and this
+			if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
+				e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)
+			}
+		}
 		if c.Running() {
 			if err := e.catchUp(ctx, &c, running[c.ID]); err != nil {
 				e.cfg.Log.Warn("cannot take up a container", "container", c.ID, "error", err)
@@ -146,7 +151,7 @@ func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, task *tasktyp
 			n.State.Status = container.StatePaused
 		}
 		if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil { // the network may have forgotten it; the namespace has not
-			if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, c.ID, c.Ingress); err != nil {
+			if n.State.Sandbox, err = e.attach(ctx, c); err != nil {
 				e.cfg.Log.Warn("cannot attach a running container to the network", "container", c.ID, "error", err)
 				n.State.Sandbox = c.State.Sandbox
 			}

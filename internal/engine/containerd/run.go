@@ -83,6 +83,22 @@ func (e *Engine) usesSandbox(c *ledger.Container) bool {
 	return !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
 }
 
+// attach gives the container its network.
+func (e *Engine) attach(ctx context.Context, c *ledger.Container) (engine.Sandbox, error) {
+	ports, err := ledger.PortRequests(c.Config.ExposedPorts, c.HostConfig)
+	if err != nil {
+		return engine.Sandbox{}, err
+	}
+	s, err := e.cfg.Sandboxes.Attach(ctx, c.ID, engine.Attachment{Ingress: c.Ingress, Ports: ports})
+	if errdefs.IsConflict(err) {
+		return s, fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %w", c.Name, c.ID, err)
+	}
+	if err != nil {
+		return s, fmt.Errorf("attach container %s to the network: %w", c.ID[:12], err)
+	}
+	return s, nil
+}
+
 // start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but
 // for the network.
 func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
@@ -91,8 +107,8 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 		return err
 	}
 	if e.usesSandbox(n) {
-		if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, n.ID, n.Ingress); err != nil {
-			return fmt.Errorf("attach container %s to the network: %w", n.ID[:12], err)
+		if n.State.Sandbox, err = e.attach(ctx, n); err != nil {
+			return err
 		}
 	}
 	if err := e.writeFiles(n); err != nil {

@@ -29,6 +29,10 @@ type Fixture struct {
 	Command func(steps ...string) []string
 }
 
+// TakenPort is the port of the host that the network of an engine under test refuses with Conflict and the words
+// "port is already allocated". It gives whatever else is asked for.
+const TakenPort = 666
+
 // timeout bounds one test; it is long for the sake of slow machines.
 const timeout = time.Minute
 
@@ -84,6 +88,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"VolumesFrom", volumesFrom},
 		{"VolumesPrune", volumesPrune},
 		{"VolumesBadInput", volumesBadInput},
+		{"Ports", ports},
 		{"Pull", pull},
 		{"ImageInUse", imageInUse},
 		{"NoSuchImage", noSuchImage},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/engine"
 )
@@ -159,7 +160,9 @@ func badInput(s *suite) {
 		{"no reference", func(c *engine.Spec) { c.Config.Image = "A b" }, errdefs.IsInvalidArgument, "invalid reference format"},
 		{"restart policy and removal", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name, c.HostConfig.AutoRemove = "always", true }, errdefs.IsInvalidArgument, "can't create 'AutoRemove' container with restart policy"},
 		{"unknown restart policy", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name = "often" }, errdefs.IsInvalidArgument, "unknown policy 'often'"},
-		{"published ports", func(c *engine.Spec) { c.HostConfig.PublishAllPorts = true }, errdefs.IsNotImplemented, "published ports"},
+		{"a port that is none", func(c *engine.Spec) {
+			c.HostConfig.PortBindings = network.PortMap{network.MustParsePort("80/tcp"): {{HostPort: "9-7"}}}
+		}, errdefs.IsInvalidArgument, `invalid port specification: "9-7"`},
 		{"network", func(c *engine.Spec) { c.HostConfig.NetworkMode = "mine" }, errdefs.IsNotImplemented, `"mine"`},
 		{"init", func(c *engine.Spec) { c.HostConfig.Init = &on }, errdefs.IsNotImplemented, "init"},
 	} {

@@ -179,10 +179,11 @@ func check(h *container.HostConfig) error {
 	if h.AutoRemove && !h.RestartPolicy.IsNone() {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "can't create 'AutoRemove' container with restart policy")
 	}
+	if _, err := ledger.PortRequests(nil, h); err != nil {
+		return err
+	}
 	missing := ""
 	switch m := h.NetworkMode; {
-	case len(h.PortBindings) > 0 || h.PublishAllPorts:
-		missing = "published ports of plain containers"
 	case h.Init != nil && *h.Init:
 		missing = "an init process inside containers"
 	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():

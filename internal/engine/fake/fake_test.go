@@ -3,11 +3,13 @@ package fake
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
@@ -17,6 +19,7 @@ import (
 func TestConformance(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Fixture {
 		e := New()
+		e.Sandboxes = net{}
 		t.Cleanup(e.Close)
 		if err := errors.Join(e.AddImage("busybox:test"), e.Offer("registry.test/team/busybox:1")); err != nil {
 			t.Fatal(err)
@@ -25,6 +28,22 @@ func TestConformance(t *testing.T) {
 			Command: func(steps ...string) []string { return []string{strings.Join(steps, "; ")} }}
 	})
 }
+
+// net gives a container every port that it asks for but the one that is taken.
+type net struct{}
+
+func (net) Attach(_ context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
+	s := engine.Sandbox{NetNS: "/netns/" + id, Addr: netip.MustParseAddr("172.18.0.9"), Bridge: "bridge"}
+	for _, p := range a.Ports {
+		if p.First == enginetest.TakenPort {
+			return s, errdefs.ErrConflict.WithMessage("Bind for 0.0.0.0:666 failed: port is already allocated")
+		}
+		s.Ports = append(s.Ports, engine.PublishedPort{Port: p.Port, HostIP: netip.IPv4Unspecified(), HostPort: max(p.First, 1)})
+	}
+	return s, nil
+}
+
+func (net) Detach(context.Context, string) error { return nil }
 
 // In a bubble an hour of waiting takes no time, and nothing is left behind.
 func TestVirtualTime(t *testing.T) {

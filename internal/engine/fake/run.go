@@ -57,12 +57,18 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	n.State.Pid = e.nextPid
 	e.mu.Unlock()
 	if err == nil && e.usesSandbox(c) {
-		n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, c.Ingress)
+		var ports []engine.PortRequest
+		if ports, err = ledger.PortRequests(c.Config.ExposedPorts, c.HostConfig); err == nil {
+			n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, engine.Attachment{Ingress: c.Ingress, Ports: ports})
+		}
 	}
 	if err == nil {
 		err = e.volumes.Mount(ctx, c.ID, c.Mounts)
 	}
 	if err != nil {
+		if e.usesSandbox(c) {
+			_ = e.Sandboxes.Detach(ctx, c.ID) // the start's error is the one to tell
+		}
 		f := *c
 		if f.State.Status == container.StateRestarting {
 			f.State.Status = container.StateExited

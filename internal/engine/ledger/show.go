@@ -67,10 +67,6 @@ func Inspect(c *Container) *container.InspectResponse {
 	if mounts == nil {
 		mounts = []container.MountPoint{}
 	}
-	exposed := network.PortMap{}
-	for p := range c.Config.ExposedPorts {
-		exposed[p] = nil
-	}
 	return &container.InspectResponse{
 		ID:      c.ID,
 		Created: c.Created.UTC().Format(time.RFC3339Nano),
@@ -99,7 +95,7 @@ func Inspect(c *Container) *container.InspectResponse {
 		Config:       c.Config,
 		NetworkSettings: &container.NetworkSettings{
 			SandboxKey: c.State.Sandbox.NetNS,
-			Ports:      exposed,
+			Ports:      portMap(c),
 			Networks:   endpoints(c),
 		},
 	}
@@ -115,15 +111,6 @@ func endpoints(c *Container) map[string]*network.EndpointSettings {
 		}
 	}
 	return map[string]*network.EndpointSettings{NetworkName(c.HostConfig.NetworkMode): e}
-}
-
-func ports(c *Container) []container.PortSummary {
-	list := []container.PortSummary{}
-	for p := range c.Config.ExposedPorts {
-		list = append(list, container.PortSummary{PrivatePort: p.Num(), Type: string(p.Proto())})
-	}
-	slices.SortFunc(list, func(a, b container.PortSummary) int { return int(a.PrivatePort) - int(b.PrivatePort) })
-	return list
 }
 
 // command is a command line as `ps` shows it: an argument with a space in quotes.

@@ -48,8 +48,18 @@ type State struct {
 	Subnet netip.Prefix
 	// MTU is the tunnel's, in bytes.
 	MTU int
+	// Published are the ports of the host that lead to containers, sorted.
+	Published []Published
 	// Mesh is nil outside a swarm; then the ruleset gives containers a way out and no more.
 	Mesh *network.Ingress
+}
+
+// Published is a port of the host that leads to a container's.
+type Published struct {
+	Protocol string
+	IP       netip.Addr // of the host; 0.0.0.0 is all
+	Port     uint16
+	To       netip.AddrPort
 }
 
 // Config says where a [Table] works.
@@ -96,6 +106,26 @@ func (t *Table) Exists() (bool, error) {
 		return false, fmt.Errorf("list nftables: %w", err)
 	}
 	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), nil
+}
+
+// HasMesh says whether the kernel has a ruleset of ours with a routing mesh, for instance from before a restart.
+func (t *Table) HasMesh() (bool, error) {
+	chains, err := t.conn.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return false, fmt.Errorf("list nftables: %w", err)
+	}
+	return slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == tableName && c.Name == "mesh-in" }), nil
+}
+
+// Publish replaces the published ports of a ruleset from before a restart and leaves the rest of it alone.
+func (t *Table) Publish(ctx context.Context, ports []Published) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.have = nil
+	if err := t.nft(ctx, publishText(ports)); err != nil {
+		return err
+	}
+	return t.moveFlows(nil, State{Published: ports})
 }
 
 // Apply makes the kernel hold want, by the smallest change that it knows to be enough. It then moves UDP flows away

@@ -43,9 +43,9 @@ func (t *Table) moveFlows(old *State, want State) error {
 func changedUDP(old *State, want State) map[uint16][]network.Backend {
 	before := map[uint16][]network.Backend{}
 	if old != nil {
-		before = udpPorts(old.Mesh)
+		before = udpPorts(*old)
 	}
-	after := udpPorts(want.Mesh)
+	after := udpPorts(want)
 	for p, was := range before {
 		now, stays := after[p]
 		switch {
@@ -58,14 +58,18 @@ func changedUDP(old *State, want State) map[uint16][]network.Backend {
 	return after
 }
 
-func udpPorts(m *network.Ingress) map[uint16][]network.Backend {
+func udpPorts(s State) map[uint16][]network.Backend {
 	out := map[uint16][]network.Backend{}
-	if m == nil {
-		return out
+	if s.Mesh != nil {
+		for _, p := range s.Mesh.Ports {
+			if p.Protocol == "udp" {
+				out[p.Published] = p.Backends
+			}
+		}
 	}
-	for _, p := range m.Ports {
-		if p.Protocol == "udp" {
-			out[p.Published] = p.Backends
+	for _, p := range s.Published {
+		if p.Protocol == "udp" { // the list of the mesh is not ours to append to
+			out[p.Port] = append(slices.Clip(out[p.Port]), network.Backend{Addr: p.To.Addr(), Port: p.To.Port()})
 		}
 	}
 	return out

@@ -102,7 +102,7 @@ func (t *Table) fingerprint() ([]byte, error) {
 			}
 			names := []string{"peers"}
 			if family == byte(nftables.TableFamilyIPv4) {
-				names = []string{"zones", "marks", "nodes", "ports", "closed"}
+				names = []string{"zones", "marks", "nodes", "ports", "closed", "bound", "published"}
 			}
 			for _, name := range names {
 				all, err := setElements(family, name)

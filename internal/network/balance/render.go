@@ -54,16 +54,39 @@ type elements struct {
 	open  map[portKey][]network.Backend
 	// closed are the published ports without tasks.
 	closed map[portKey]struct{}
+	// published and bound lead to containers, at all addresses of the host and at one.
+	published map[portKey]netip.AddrPort
+	bound     map[boundKey]netip.AddrPort
 }
+
+// boundKey is a published port at one address; it prints as an element.
+type boundKey struct {
+	ip netip.Addr
+	portKey
+}
+
+func (k boundKey) String() string { return fmt.Sprintf("%s . %s", k.ip, k.portKey) }
 
 // protocols are those that have ports, with their numbers.
 var protocols = map[string]byte{"tcp": 6, "udp": 17, "sctp": 132}
 
 // elementsOf leaves out what the kernel could not express: protocols without ports.
-func elementsOf(m *network.Ingress) elements {
+func elementsOf(s State) elements {
+	m := s.Mesh
 	e := elements{
 		zones: map[hwAddr]uint16{}, marks: map[uint16]uint32{}, peers: map[uint32]hwAddr{}, nodes: map[netip.Addr]struct{}{},
 		open: map[portKey][]network.Backend{}, closed: map[portKey]struct{}{},
+		published: map[portKey]netip.AddrPort{}, bound: map[boundKey]netip.AddrPort{},
+	}
+	for _, p := range s.Published {
+		k := portKey{p.Protocol, p.Port}
+		switch {
+		case protocols[p.Protocol] == 0:
+		case p.IP.IsUnspecified():
+			e.published[k] = p.To
+		default:
+			e.bound[boundKey{p.IP, k}] = p.To
+		}
 	}
 	if m == nil {
 		return e
@@ -100,6 +123,9 @@ func sameRules(a, b State) bool {
 
 // sameElements says whether the two have equal elements.
 func sameElements(a, b State) bool {
+	if !slices.Equal(a.Published, b.Published) {
+		return false
+	}
 	if a.Mesh == nil || b.Mesh == nil {
 		return a.Mesh == b.Mesh
 	}
@@ -118,11 +144,12 @@ func render(s State) string {
 	}
 	b.WriteString(clearText)
 	b.WriteString(baseText)
+	e := elementsOf(s)
+	writePublished(&b, e)
 	if s.Mesh == nil {
 		return b.String()
 	}
 	b.WriteString(meshText)
-	e := elementsOf(s.Mesh)
 	b.WriteString("table ip " + tableName + " {\n")
 	for _, p := range slices.SortedFunc(maps.Keys(e.open), comparePorts) {
 		fmt.Fprintf(&b, "chain %s {\n%s\n}\n", p.chain(), pickText(p, e.open[p]))
@@ -139,6 +166,20 @@ func render(s State) string {
 		targets[p] = p
 	}
 	writeElements(&b, "ip shoal ports", targets, func(p portKey) string { return " : goto " + p.chain() })
+	return b.String()
+}
+
+func writePublished(b *strings.Builder, e elements) {
+	to := func(a netip.AddrPort) string { return fmt.Sprintf(" : %s . %d", a.Addr(), a.Port()) }
+	writeElements(b, "ip shoal published", e.published, to)
+	writeElements(b, "ip shoal bound", e.bound, to)
+}
+
+// publishText replaces the published ports in one transaction.
+func publishText(ports []Published) string {
+	var b strings.Builder
+	b.WriteString("flush map ip shoal published\nflush map ip shoal bound\n")
+	writePublished(&b, elementsOf(State{Published: ports}))
 	return b.String()
 }
 

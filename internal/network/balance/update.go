@@ -24,11 +24,16 @@ const (
 
 // transact writes what differs between old and want in one transaction. The two have the same rules.
 func (t *Table) transact(old, want State) error {
-	a, b := elementsOf(old.Mesh), elementsOf(want.Mesh)
+	a, b := elementsOf(old), elementsOf(want)
 	w := &writer{
 		conn: t.conn,
 		ip:   &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName},
 		dev:  &nftables.Table{Family: nftables.TableFamilyNetdev, Name: tableName},
+	}
+	changeSet(w, w.set(w.ip, "published", true), a.published, b.published, portBytes, targetBytes)
+	changeSet(w, w.set(w.ip, "bound", true), a.bound, b.bound, func(k boundKey) []byte { return append(k.ip.AsSlice(), portBytes(k.portKey)...) }, targetBytes)
+	if old.Mesh == nil { // then there are no other sets
+		return t.flush(w)
 	}
 	zones := w.set(w.ip, "zones", true)
 	marks := w.set(w.ip, "marks", true)
@@ -40,6 +45,11 @@ func (t *Table) transact(old, want State) error {
 	changeSet(w, w.set(w.ip, "nodes", false), a.nodes, b.nodes, func(k netip.Addr) []byte { return k.AsSlice() }, none)
 	changeSet(w, w.set(w.ip, "closed", false), a.closed, b.closed, portBytes, none)
 	w.ports(a.open, b.open)
+	return t.flush(w)
+}
+
+// flush executes what is queued, or drops it if some of it could not be.
+func (t *Table) flush(w *writer) error {
 	if w.err != nil {
 		t.discard()
 		return w.err
@@ -165,6 +175,9 @@ func (w *writer) pick(chain *nftables.Chain, p portKey, backends []network.Backe
 func portBytes(p portKey) []byte {
 	return append([]byte{protocols[p.protocol], 0, 0, 0}, concatPort(p.port)...)
 }
+
+// targetBytes is where a published port leads, as an element's value.
+func targetBytes(a netip.AddrPort) []byte { return append(a.Addr().AsSlice(), concatPort(a.Port())...) }
 
 // concatPort is a port as a part of a concatenation.
 func concatPort(port uint16) []byte {

@@ -6,12 +6,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/containerd/errdefs"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/ports"
 )
 
 // subnet is that of the host's bridge; the first address is the bridge's own.
@@ -26,10 +28,15 @@ type Network struct {
 	attached map[string]attachment
 	used     map[netip.Addr]bool
 	cursor   netip.Addr
+	book     ports.Book
 	fail     error
 }
 
-type attachment struct{ addr, ingress netip.Addr }
+type attachment struct {
+	addr, ingress netip.Addr
+	asked         []engine.PortRequest
+	ports         []engine.PublishedPort
+}
 
 // Apply keeps d as what the kernel would hold.
 func (n *Network) Apply(ctx context.Context, d network.Desired) error {
@@ -44,7 +51,7 @@ func (n *Network) Apply(ctx context.Context, d network.Desired) error {
 }
 
 // Attach implements engine.Sandboxes. The path that it returns leads nowhere.
-func (n *Network) Attach(ctx context.Context, id string, ingress netip.Addr) (engine.Sandbox, error) {
+func (n *Network) Attach(ctx context.Context, id string, want engine.Attachment) (engine.Sandbox, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.refusal(ctx); err != nil {
@@ -61,14 +68,29 @@ func (n *Network) Attach(ctx context.Context, id string, ingress netip.Addr) (en
 		}
 		a.addr = addr
 	}
-	a.ingress = ingress
+	a.ingress = want.Ingress
 	if n.attached == nil {
 		n.attached = map[string]attachment{}
 	}
+	var err error
+	if !slices.Equal(a.asked, want.Ports) {
+		n.book.Release(id)
+		var swarm []network.Port
+		if n.desired.Ingress != nil {
+			swarm = n.desired.Ingress.Ports
+		}
+		a.asked = want.Ports
+		if a.ports, err = n.book.Take(id, want.Ports, swarm, nil); err != nil {
+			a.asked = nil
+		}
+	}
 	n.attached[id] = a
+	if err != nil {
+		return engine.Sandbox{}, err
+	}
 	return engine.Sandbox{
 		NetNS: "/fake/netns/" + id, Addr: a.addr, Gateway: subnet.Addr().Next(), Bits: subnet.Bits(),
-		MAC: network.MAC(a.addr).String(), Bridge: "bridge",
+		MAC: network.MAC(a.addr).String(), Bridge: "bridge", Ports: a.ports,
 	}, nil
 }
 
@@ -79,6 +101,7 @@ func (n *Network) Detach(ctx context.Context, id string) error {
 	if err := n.refusal(ctx); err != nil {
 		return err
 	}
+	n.book.Release(id)
 	delete(n.used, n.attached[id].addr)
 	delete(n.attached, id)
 	return nil

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
 	"shoal.dev/shoal/internal/network/fake"
 	"shoal.dev/shoal/internal/network/networktest"
@@ -17,7 +18,7 @@ func TestSuite(t *testing.T) {
 func TestFake(t *testing.T) {
 	n := &fake.Network{}
 	a := netip.MustParseAddr("10.0.0.5")
-	if _, err := n.Attach(t.Context(), "c", a); err != nil {
+	if _, err := n.Attach(t.Context(), "c", engine.Attachment{Ingress: a}); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := n.Ingress("c"); !ok || got != a {

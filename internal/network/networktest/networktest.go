@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"sync"
 	"testing"
 
@@ -26,10 +27,10 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 	t.Run("attach is repeatable", func(t *testing.T) {
 		n := open(t)
 		first := attach(t, n, "c", none)
-		if again := attach(t, n, "c", none); again != first {
+		if again := attach(t, n, "c", none); !reflect.DeepEqual(again, first) {
 			t.Errorf("%+v, then %+v", first, again)
 		}
-		if again := attach(t, n, "c", netip.MustParseAddr("10.77.0.11")); again != first {
+		if again := attach(t, n, "c", netip.MustParseAddr("10.77.0.11")); !reflect.DeepEqual(again, first) {
 			t.Errorf("with an ingress address %+v, without %+v", again, first)
 		}
 		p := netip.PrefixFrom(first.Gateway, first.Bits).Masked()
@@ -44,7 +45,7 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 		seen := map[any]bool{}
 		for i := range 8 {
 			all.Go(func() {
-				s, err := n.Attach(t.Context(), fmt.Sprint("c", i), none)
+				s, err := n.Attach(t.Context(), fmt.Sprint("c", i), engine.Attachment{})
 				mu.Lock()
 				defer mu.Unlock()
 				if err != nil || seen[s.Addr] || seen[s.NetNS] {
@@ -70,6 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 			t.Errorf("%s is used again at once", s.Addr)
 		}
 	})
+	t.Run("published ports", func(t *testing.T) { published(t, open(t)) })
 	t.Run("any state follows any", func(t *testing.T) {
 		n := open(t)
 		self := network.Node{ID: "n1", Index: 1, Underlay: netip.MustParseAddr("198.18.77.1"), Addr: netip.MustParseAddr("10.77.0.1")}
@@ -90,10 +92,10 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 		n := open(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := n.Attach(ctx, "c", none); !errors.Is(err, context.Canceled) {
+		if _, err := n.Attach(ctx, "c", engine.Attachment{}); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		if _, err := n.Attach(t.Context(), "", none); err == nil {
+		if _, err := n.Attach(t.Context(), "", engine.Attachment{}); err == nil {
 			t.Error("a container without an ID is attached")
 		}
 	})
@@ -101,7 +103,7 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 
 func attach(t *testing.T, n Network, id string, ingress netip.Addr) engine.Sandbox {
 	t.Helper()
-	s, err := n.Attach(t.Context(), id, ingress)
+	s, err := n.Attach(t.Context(), id, engine.Attachment{Ingress: ingress})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
 	"shoal.dev/shoal/internal/network/networktest"
 )
@@ -139,7 +140,7 @@ func TestApplyAgainChangesNothing(t *testing.T) {
 	if len(h.k.did) > 0 {
 		t.Errorf("Repair after a change of others: %v", h.k.did)
 	}
-	if _, err := h.k.Attach(t.Context(), "c1", l.boxes[0].ingress); err != nil {
+	if _, err := h.k.Attach(t.Context(), "c1", engine.Attachment{Ingress: l.boxes[0].ingress}); err != nil {
 		t.Error(err)
 	}
 	l.sh(h.space, "nft", "delete table ip other")
@@ -314,7 +315,7 @@ func TestRestart(t *testing.T) {
 	if d := cmp.Diff(before, l.dumpHost(h)); d != "" {
 		t.Errorf("Open changed something: %s", d)
 	}
-	sb, err := h.k.Attach(t.Context(), "c1", l.boxes[0].ingress)
+	sb, err := h.k.Attach(t.Context(), "c1", engine.Attachment{Ingress: l.boxes[0].ingress})
 	if err != nil || sb.Addr != l.boxes[0].addr {
 		t.Errorf("the container's address was %s and is %s: %v", l.boxes[0].addr, sb.Addr, err)
 	}
@@ -323,7 +324,7 @@ func TestRestart(t *testing.T) {
 	if d := cmp.Diff(normal(before), normal(l.dumpHost(h))); d != "" {
 		t.Errorf("the first Apply changed something: %s", d)
 	}
-	other, err := h.k.Attach(t.Context(), "new", netip.Addr{})
+	other, err := h.k.Attach(t.Context(), "new", engine.Attachment{})
 	if err != nil || other.Addr == sb.Addr {
 		t.Errorf("a new container's address is %s: %v", other.Addr, err)
 	}
@@ -363,7 +364,7 @@ func TestDownLeavesNothing(t *testing.T) {
 			t.Errorf("left behind in %s: %v %v", dir, files, err)
 		}
 	}
-	if _, err := h.k.Attach(t.Context(), "late", netip.Addr{}); err == nil {
+	if _, err := h.k.Attach(t.Context(), "late", engine.Attachment{}); err == nil {
 		t.Error("Attach after Down succeeds")
 	}
 }
@@ -413,14 +414,14 @@ func TestAttachAndDetach(t *testing.T) {
 	l := newLab(t, 1)
 	k := l.hosts[0].k
 	for _, id := range []string{"", "../x", "a/b", ".hidden", strings.Repeat("x", 200)} {
-		if _, err := k.Attach(t.Context(), id, netip.Addr{}); err == nil {
+		if _, err := k.Attach(t.Context(), id, engine.Attachment{}); err == nil {
 			t.Errorf("container ID %q is taken", id)
 		}
 	}
 	l.must(k.Detach(t.Context(), "never attached"))
 	seen := map[netip.Addr]bool{}
 	for i := range 20 { // an address rests before it is used again
-		sb, err := k.Attach(t.Context(), "c", netip.Addr{})
+		sb, err := k.Attach(t.Context(), "c", engine.Attachment{})
 		l.must(err)
 		if seen[sb.Addr] {
 			t.Errorf("round %d: %s again", i, sb.Addr)
@@ -435,7 +436,7 @@ func TestAttachAndDetach(t *testing.T) {
 	for i := range 24 { // at the same time, each twice
 		wg.Go(func() {
 			id := fmt.Sprintf("p%d", i/2)
-			sb, err := k.Attach(t.Context(), id, netip.Addr{})
+			sb, err := k.Attach(t.Context(), id, engine.Attachment{})
 			mu.Lock()
 			defer mu.Unlock()
 			if other, taken := at[sb.Addr]; err != nil || taken && other != id {
@@ -447,7 +448,7 @@ func TestAttachAndDetach(t *testing.T) {
 	wg.Wait()
 	// Another address on the mesh replaces the first.
 	for _, a := range []string{"10.77.0.50", "10.77.0.51"} {
-		_, err := k.Attach(t.Context(), "p0", netip.MustParseAddr(a))
+		_, err := k.Attach(t.Context(), "p0", engine.Attachment{Ingress: netip.MustParseAddr(a)})
 		l.must(err)
 	}
 	x := k.boxes.byID["p0"]

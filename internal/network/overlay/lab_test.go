@@ -23,6 +23,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
 )
 
@@ -149,13 +150,13 @@ func (l *lab) handle(s *space) *netlink.Handle {
 
 // run starts a container with a server in it. The server answers each line or datagram with its ID and the address
 // that it sees; a line "put N" is answered after N more bytes.
-func (l *lab) run(h *labHost, id, ingress string) *labBox {
+func (l *lab) run(h *labHost, id, ingress string, ports ...engine.PortRequest) *labBox {
 	l.t.Helper()
 	b := &labBox{id: id, host: h}
 	if ingress != "" {
 		b.ingress = netip.MustParseAddr(ingress)
 	}
-	sb, err := h.k.Attach(l.t.Context(), id, b.ingress)
+	sb, err := h.k.Attach(l.t.Context(), id, engine.Attachment{Ingress: b.ingress, Ports: ports})
 	l.must(err)
 	b.addr = sb.Addr
 	b.space, err = openSpace(sb.NetNS)

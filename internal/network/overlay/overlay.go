@@ -225,7 +225,7 @@ func (k *Kernel) reconcile(ctx context.Context) error {
 		return err
 	}
 	if k.want == nil { // no Apply yet: what is there from before is better than nothing
-		if there, err := k.table.Exists(); err != nil || there && !intact {
+		if mesh, err := k.table.HasMesh(); err != nil || mesh {
 			return err
 		}
 		return k.table.Apply(ctx, k.rules(nil, 0))
@@ -286,7 +286,7 @@ func (k *Kernel) apply(ctx context.Context, want, have *mesh) error {
 }
 
 func (k *Kernel) rules(m *network.Ingress, mtu int) balance.State {
-	return balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Subnet: k.subnet, MTU: mtu, Mesh: m}
+	return balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Subnet: k.subnet, MTU: mtu, Mesh: m, Published: k.boxes.published()}
 }
 
 // note remembers what was changed, for Run's log.

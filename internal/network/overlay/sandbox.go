@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -22,6 +23,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/ports"
 )
 
 // insideName is a container's interface, as Docker names the first.
@@ -37,8 +39,10 @@ type box struct {
 
 	ID      string
 	Addr    netip.Addr
-	Ingress netip.Addr `json:"Ingress,omitzero"`
-	Outside string     // the name of the host's end of its interface
+	Ingress netip.Addr             `json:"Ingress,omitzero"`
+	Outside string                 // the name of the host's end of its interface
+	Asked   []engine.PortRequest   `json:",omitempty"`
+	Ports   []engine.PublishedPort `json:",omitempty"` // what Asked got
 }
 
 // boxes are all containers' networks.
@@ -50,6 +54,7 @@ type boxes struct {
 	mu     sync.Mutex
 	byID   map[string]*box
 	used   map[netip.Addr]bool
+	book   ports.Book
 	cursor netip.Addr // the address that was given last: one that was just freed rests as long as possible
 	closed bool
 }
@@ -81,6 +86,9 @@ func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle) (*boxes, err
 			continue
 		}
 		b.byID[x.ID], b.used[x.Addr] = x, true
+		for _, p := range x.Ports {
+			b.book.Add(x.ID, p)
+		}
 		if b.cursor.Less(x.Addr) {
 			b.cursor = x.Addr
 		}
@@ -97,12 +105,14 @@ func (b *boxes) sandbox(x *box) engine.Sandbox {
 	return engine.Sandbox{
 		NetNS: b.netnsOf(x), Addr: x.Addr, Gateway: b.gateway(), Bits: b.subnet.Bits(),
 		MAC: network.MAC(x.Addr).String(), Bridge: "bridge",
+		Ports: slices.Clone(x.Ports),
 	}
 }
 
 // Attach implements engine.Sandboxes. The container's address is the same until Detach, also over restarts. A call with
 // another ingress address replaces it.
-func (k *Kernel) Attach(ctx context.Context, id string, ingress netip.Addr) (engine.Sandbox, error) {
+func (k *Kernel) Attach(ctx context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
+	ingress := a.Ingress
 	if !validID.MatchString(id) {
 		return engine.Sandbox{}, fmt.Errorf("invalid container ID %q: %w", id, errdefs.ErrInvalidArgument)
 	}
@@ -112,11 +122,22 @@ func (k *Kernel) Attach(ctx context.Context, id string, ingress netip.Addr) (eng
 	if err := ctx.Err(); err != nil {
 		return engine.Sandbox{}, err
 	}
+	sb, err := k.attach(id, ingress, a.Ports, k.swarmPorts())
+	if err != nil || len(sb.Ports) == 0 {
+		return sb, err
+	}
+	return sb, k.publish(ctx)
+}
+
+func (k *Kernel) attach(id string, ingress netip.Addr, want []engine.PortRequest, swarm []network.Port) (engine.Sandbox, error) {
 	x, err := k.boxes.reserve(id, ingress)
 	if err != nil {
 		return engine.Sandbox{}, err
 	}
 	defer x.mu.Unlock()
+	if err := k.boxes.takePorts(x, want, swarm, k.probe); err != nil {
+		return engine.Sandbox{}, err
+	}
 	if err := k.boxes.plug(x); err != nil {
 		return engine.Sandbox{}, fmt.Errorf("network of container %s: %w", id, err)
 	}
@@ -125,7 +146,7 @@ func (k *Kernel) Attach(ctx context.Context, id string, ingress netip.Addr) (eng
 
 // Detach implements engine.Sandboxes. The namespace is dropped; the kernel takes the interface with it in its own time,
 // at the latest when the last process has left.
-func (k *Kernel) Detach(_ context.Context, id string) error {
+func (k *Kernel) Detach(ctx context.Context, id string) error {
 	k.boxes.mu.Lock()
 	x := k.boxes.byID[id]
 	k.boxes.mu.Unlock()
@@ -133,8 +154,13 @@ func (k *Kernel) Detach(_ context.Context, id string) error {
 		return nil
 	}
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	return k.boxes.unplug(x)
+	published := len(x.Ports) > 0
+	err := k.boxes.unplug(x)
+	x.mu.Unlock()
+	if published && err == nil {
+		err = k.publish(ctx)
+	}
+	return err
 }
 
 // reserve finds or makes the record of a container, and returns it locked.
@@ -401,6 +427,7 @@ func (b *boxes) unplug(x *box) error {
 	defer b.mu.Unlock()
 	delete(b.byID, x.ID)
 	delete(b.used, x.Addr)
+	b.book.Release(x.ID)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
 )
 
@@ -83,7 +84,7 @@ func BenchmarkAttach(b *testing.B) {
 	l := newLab(b, 1)
 	k := l.hosts[0].k
 	attach := func(i int) {
-		_, err := k.Attach(b.Context(), fmt.Sprint("c", i), netip.Addr{})
+		_, err := k.Attach(b.Context(), fmt.Sprint("c", i), engine.Attachment{})
 		l.must(err)
 	}
 	b.Run("attach", func(b *testing.B) {
