@@ -198,7 +198,9 @@ func (a *agent) report(now time.Time) {
 				continue
 			}
 			c := t.Clone().(*cluster.Task)
-			c.Status.State, c.Status.Timestamp = states[id], now
+			st := c.Status
+			st.State, st.Timestamp = states[id], now
+			c.SetStatus(st, now)
 			tx.Write(store.PutState(c))
 		}
 		return nil
