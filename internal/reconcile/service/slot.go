@@ -27,7 +27,7 @@ func (pl *plan) slot(s *slot, rolling bool) {
 		return
 	}
 	cur := s.current
-	if rolling && cur.Status.State != swarm.TaskStateRunning && pl.dirty(cur) {
+	if rolling && !pl.runs(cur) && pl.dirty(cur) {
 		pl.renew(s)
 		return
 	}

@@ -199,11 +199,11 @@ func (pl *plan) roll(active []*slot) {
 	done := true
 	for _, s := range active {
 		until, endless := pl.busy(s, c.Delay)
-		running := s.current.Status.State == swarm.TaskStateRunning
+		dirty, runs := pl.dirty(s.current), pl.runs(s.current)
 		switch {
-		case pl.dirty(s.current) && running && s.current.WantsToRun():
+		case dirty && runs:
 			next = append(next, s)
-		case pl.dirty(s.current), endless: // slot replaces it now, or it was
+		case dirty, endless, s.current.WantsToRun() && pl.lost(s.current) != "": // slot has replaced it just now, or an earlier plan
 			now++
 			done = false
 		case !until.IsZero():
@@ -211,7 +211,7 @@ func (pl *plan) roll(active []*slot) {
 			pl.again(until)
 			done = false
 		}
-		if watched := s.current.RunningAt.Add(c.Monitor); running && pl.ours(s.current) && pl.env.Now.Before(watched) {
+		if watched := s.current.RunningAt.Add(c.Monitor); runs && pl.ours(s.current) && pl.env.Now.Before(watched) {
 			pl.again(watched)
 			done = false
 		}
@@ -224,7 +224,7 @@ func (pl *plan) roll(active []*slot) {
 		if c.Parallelism > 0 && now >= c.Parallelism {
 			break
 		}
-		if doubled(s) || pl.lost(s.current) != "" {
+		if doubled(s) {
 			continue // slot sees to it
 		}
 		pl.renew(s)
@@ -233,6 +233,11 @@ func (pl *plan) roll(active []*slot) {
 	if done {
 		pl.finish()
 	}
+}
+
+// runs says whether somebody would miss the task.
+func (pl *plan) runs(t *cluster.Task) bool {
+	return t.WantsToRun() && t.Status.State == swarm.TaskStateRunning && pl.lost(t) == ""
 }
 
 // doubled says whether a task beside the slot's current one is meant to run until that does.
@@ -263,7 +268,7 @@ func (pl *plan) finish() {
 func (pl *plan) renew(s *slot) {
 	cur := s.current
 	t := pl.newTask(s.number)
-	if cur.Status.State == swarm.TaskStateRunning && cur.WantsToRun() && pl.config().Order == swarm.UpdateOrderStartFirst {
+	if pl.runs(cur) && pl.config().Order == swarm.UpdateOrderStartFirst {
 		pl.group(fmt.Sprintf("slot %d is updated, the new task first", s.number), store.Create(t), pl.claim(s, t))
 		return
 	}
