@@ -98,13 +98,13 @@ func rolling(s *cluster.Service) bool {
 func (tr *truth) stoppedByUpdate(before, after *store.Snapshot, svc *cluster.Service, t *cluster.Task) bool {
 	old := taskOf(before, t.ID)
 	successor := false // somebody else has the slot
-	if c, ok := store.Get[*cluster.Claim](after, cluster.ClaimSlot(t.ServiceID, t.Slot)); ok {
+	if c, ok := store.Get[*cluster.Claim](after, cluster.ClaimSlot(t.ServiceID, t.Slot)); ok && c.Owner != t.ID {
 		o := taskOf(after, c.Owner)
-		successor = o != nil && o.ID != t.ID && o.WantsToRun()
-		if had, ok := store.Get[*cluster.Claim](before, c.ID); ok && successor && had.Owner != t.ID {
-			// It stood in for its successor, which runs, or which it need not wait for any more.
-			return o.Status.State == swarm.TaskStateRunning || updateRules(svc).Order != swarm.UpdateOrderStartFirst
+		if had, ok := store.Get[*cluster.Claim](before, c.ID); ok && had.Owner != t.ID {
+			// It stood in for its successor, which runs or has finished, or for which it need not wait any more.
+			return o == nil || !o.WantsToRun() || o.Status.State == swarm.TaskStateRunning || updateRules(svc).Order != swarm.UpdateOrderStartFirst
 		}
+		successor = o != nil && o.WantsToRun()
 	}
 	if !successor || sameTemplate(svc, t) {
 		return false
@@ -154,7 +154,7 @@ func (tr *truth) parallel(before, after *store.Snapshot, svc *cluster.Service, t
 		}
 	}
 	if uint64(len(busy)) > rules.Parallelism {
-		tr.w.violate("service %s has %d slots in work, at most %d", svc.ID, len(busy), rules.Parallelism)
+		tr.w.violate("service %s has %d slots in work, at most %d: %v since %v by %s", svc.ID, len(busy), rules.Parallelism, busy, svc.UpdateStatus.StartedAt.Sub(tr.w.start), t.ID)
 	}
 	tr.w.stats.Updated++
 }

@@ -187,14 +187,17 @@ func (pl *plan) scale(want uint64) {
 		}
 		active = surplus[:want]
 	}
+	rolling, ok := pl.rolls(active)
+	if !ok {
+		return
+	}
 	have := make(map[int]bool, len(active))
-	rolling := pl.rolls(active)
 	for _, s := range active {
 		have[s.number] = true
 		pl.slot(s, rolling)
 	}
 	if rolling {
-		pl.roll(active)
+		pl.roll(active, want-uint64(len(active)))
 	}
 	n := 0
 	for missing := want - uint64(len(active)); missing > 0; missing-- {

@@ -73,8 +73,10 @@ func (pl *plan) settleOthers(s *slot) bool {
 // standIn is the task that runs on until the slot's current one, which is its successor, does; nil: there is none.
 func (pl *plan) standIn(s *slot) *cluster.Task {
 	cur := s.current
-	completed := cur.Status.State == swarm.TaskStateComplete && !cur.WantsToRun()
-	if pl.config().Order != swarm.UpdateOrderStartFirst || cur.Status.State == swarm.TaskStateRunning || completed {
+	st := pl.svc.UpdateStatus
+	paused := st != nil && (st.State == swarm.UpdateStatePaused || st.State == swarm.UpdateStateRollbackPaused)
+	finished := !cur.WantsToRun() && !pl.dirty(cur) && !paused // and that is as it shall be
+	if pl.config().Order != swarm.UpdateOrderStartFirst || cur.Status.State == swarm.TaskStateRunning || finished {
 		return nil
 	}
 	var best *cluster.Task

@@ -69,8 +69,9 @@ func (pl *plan) dirty(t *cluster.Task) bool {
 	return t.SpecVersion != pl.svc.Version.Index && !reflect.DeepEqual(t.Spec, pl.svc.Spec.TaskTemplate)
 }
 
-// rolls says whether tasks of an older template are to be replaced now. It keeps the update's status: begun, failed.
-func (pl *plan) rolls(active []*slot) bool {
+// rolls says whether tasks of an older template are to be replaced now. It keeps the update's status: begun, failed. ok is
+// false if it has failed just now: then nothing else is planned before that is known.
+func (pl *plan) rolls(active []*slot) (rolling, ok bool) {
 	st := pl.svc.UpdateStatus
 	switch {
 	case st == nil, st.State == swarm.UpdateStateCompleted, st.State == swarm.UpdateStateRollbackCompleted:
@@ -79,9 +80,9 @@ func (pl *plan) rolls(active []*slot) bool {
 				State: swarm.UpdateStateUpdating, Message: "update in progress", StartedAt: &pl.env.Now,
 			})
 		}
-		return false // tasks of an update come after its beginning
+		return false, true // tasks of an update come after its beginning
 	case st.State == swarm.UpdateStatePaused, st.State == swarm.UpdateStateRollbackPaused:
-		return false
+		return false, true
 	}
 	failed, first := 0, (*cluster.Task)(nil)
 	for _, s := range active {
@@ -94,10 +95,10 @@ func (pl *plan) rolls(active []*slot) bool {
 	}
 	c := pl.config()
 	if c.FailureAction == swarm.UpdateFailureActionContinue || failed == 0 || float32(failed)/float32(len(active)) <= c.MaxFailureRatio {
-		return true
+		return true, true
 	}
 	pl.fail(c, first)
-	return false
+	return false, false
 }
 
 // fail acts on an update of which too many tasks failed; t is the first of them.
@@ -191,12 +192,12 @@ func (pl *plan) busy(s *slot, delay time.Duration) (until time.Time, endless boo
 }
 
 // roll replaces running tasks of an older template, as many as the configuration allows, and ends the update when there
-// are none left and the new ones have been watched.
-func (pl *plan) roll(active []*slot) {
+// are none left and the new ones have been watched. missing is how many slots have no task yet.
+func (pl *plan) roll(active []*slot, missing uint64) {
 	c := pl.config()
 	var next []*slot
-	var now uint64
-	done := true
+	now := missing // slots in work
+	done := missing == 0
 	for _, s := range active {
 		until, endless := pl.busy(s, c.Delay)
 		dirty, runs := pl.dirty(s.current), pl.runs(s.current)

@@ -186,4 +186,3 @@ func TestRollout(t *testing.T) {
 		})
 	}
 }
-
