@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -52,7 +54,8 @@ func run() int {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 
 	prepareEnvironment()
-	dc, err := command.NewDockerCli(command.WithBaseContext(ctx), command.WithUserAgent("Shoal-Client/"+version))
+	dc, err := command.NewDockerCli(command.WithBaseContext(ctx), command.WithUserAgent("Shoal-Client/"+version),
+		command.WithAPIClientOptions(client.WithHTTPResponseHook(warnStale(os.Stderr))))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -69,6 +72,19 @@ func run() int {
 		os.Exit(1)
 	}()
 	return exitCode(ctx, execute(ctx, dc))
+}
+
+// staleHeader is on answers that a manager gave from what it last knew; see internal/node.
+const staleHeader = "Shoal-Stale"
+
+// warnStale says once on w that what is printed may be old.
+func warnStale(w io.Writer) client.ResponseHook {
+	var once sync.Once
+	return func(r *http.Response) {
+		if why := r.Header.Get(staleHeader); why != "" {
+			once.Do(func() { fmt.Fprintln(w, "WARNING:", why) })
+		}
+	}
 }
 
 // exitCode prints the error, unless it says nothing, and gives Docker's code for it.

@@ -32,7 +32,7 @@ type Engine interface {
 	Create(ctx context.Context, s engine.Spec) (id string, warnings []string, err error)
 	Start(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string, o engine.StopOptions) error
-	Remove(ctx context.Context, name string, force bool) error
+	Purge(ctx context.Context, name string, force bool) error
 	Wait(ctx context.Context, name string, c container.WaitCondition) (<-chan engine.WaitResult, error)
 	Inspect(ctx context.Context, name string) (*container.InspectResponse, error)
 	List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error)

@@ -162,7 +162,7 @@ func (e *fakeEngine) exit(name string, s container.State) {
 	c.set(s)
 }
 
-func (e *fakeEngine) Remove(ctx context.Context, name string, force bool) error {
+func (e *fakeEngine) Purge(ctx context.Context, name string, force bool) error {
 	defer e.mu.Unlock()
 	if err := e.call("Remove", name); err != nil {
 		return err

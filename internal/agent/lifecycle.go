@@ -355,7 +355,7 @@ func (r *runner) remove(ctx context.Context) {
 		defer r.a.slots.release()
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
-		return r.a.cfg.Engine.Remove(ctx, r.container, true)
+		return r.a.cfg.Engine.Purge(ctx, r.container, true)
 	})
 }
 

@@ -69,7 +69,7 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 	}
 	for _, m := range c.Mounts {
 		out = append(out, missing{
-			m.Type != mount.TypeBind && m.Type != mount.TypeTmpfs,
+			m.Type != mount.TypeBind && m.Type != mount.TypeTmpfs && m.Type != mount.TypeVolume,
 			fmt.Sprintf("mounts of type %q", string(m.Type)), "ContainerSpec.Mounts",
 		})
 	}

@@ -140,7 +140,8 @@ func TestUnsupported(t *testing.T) {
 		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, "Mode.GlobalJob"},
 		{"secrets", cs(func(c *swarm.ContainerSpec) { c.Secrets = []*swarm.SecretReference{{}} }), "ContainerSpec.Secrets"},
 		{"configs", cs(func(c *swarm.ContainerSpec) { c.Configs = []*swarm.ConfigReference{{}} }), "ContainerSpec.Configs"},
-		{"volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "volume", Target: "/a"}} }), `mounts of type "volume"`},
+		{"image mount", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "image", Source: "a", Target: "/a"}} }), `mounts of type "image"`},
+		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
 		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), "ContainerSpec.Healthcheck"},
 		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), "ContainerSpec.Init"},
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {

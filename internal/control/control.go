@@ -28,7 +28,8 @@ import (
 type Manager struct {
 	NodeID string
 	Store  *store.Store
-	// ReadBarrier waits until the store has every write that was acknowledged before the call, by any manager.
+	// ReadBarrier waits until the store has every write that was acknowledged before the call, by any manager. While
+	// the swarm has no leader it fails with [ErrStale].
 	ReadBarrier func(ctx context.Context) error
 	// Leader is the ID of the leading node, "" if none is known.
 	Leader func() string
@@ -87,9 +88,25 @@ func (c *Control) read(ctx context.Context) (*Manager, *store.Snapshot, error) {
 		return nil, nil, err
 	}
 	if err := m.ReadBarrier(ctx); err != nil {
-		return nil, nil, err
+		mark, _ := ctx.Value(staleKey{}).(*atomic.Bool)
+		if !errors.Is(err, ErrStale) || mark == nil || m.Store.Snapshot().Swarm() == nil {
+			return nil, nil, err
+		}
+		mark.Store(true)
 	}
 	return m, m.Store.Snapshot(), nil
+}
+
+// ErrStale is the class of errors of a read barrier that only a lost quorum keeps from passing: what this manager knows
+// may be old, but nobody knows better.
+var ErrStale = errors.New("the swarm has no leader")
+
+type staleKey struct{}
+
+// AllowStale returns a context with which reads are answered from this manager's own replica while the swarm has no
+// leader. The mark is set if that happened.
+func AllowStale(ctx context.Context, mark *atomic.Bool) context.Context {
+	return context.WithValue(ctx, staleKey{}, mark)
 }
 
 // updateTimeout bounds a write. An election takes a few seconds; a caller with a shorter deadline keeps it.

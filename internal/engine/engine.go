@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/volume"
 )
 
 // Engine is everything. It survives its own death: containers, logs and exit codes stay while it is away, and a new
@@ -25,6 +26,7 @@ import (
 type Engine interface {
 	Containers
 	Images
+	Volumes
 	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.
 	Events(ctx context.Context) <-chan Event
 	// Usage counts containers and images, for `info`.
@@ -33,6 +35,7 @@ type Engine interface {
 
 // Containers is the life of containers. A container is named by its name, its ID or an unambiguous prefix of it.
 type Containers interface {
+	Life
 	// Create makes a container that does not run. It fails with NotFound if the image is not there (it does not
 	// pull) and Conflict if the name is taken.
 	Create(ctx context.Context, s Spec) (id string, warnings []string, err error)
@@ -45,6 +48,9 @@ type Containers interface {
 	Kill(ctx context.Context, name, signal string) error
 	// Remove deletes it; Conflict if it runs and force is false.
 	Remove(ctx context.Context, name string, force bool) error
+	// Purge is Remove, and takes the volumes along that were made for the container without a name. Volumes that it
+	// or others named stay.
+	Purge(ctx context.Context, name string, force bool) error
 	// Wait returns a channel that gives one result when the condition holds. The condition is looked at before Wait
 	// returns, so that nothing between Wait and a later Start is missed.
 	Wait(ctx context.Context, name string, c container.WaitCondition) (<-chan WaitResult, error)
@@ -69,6 +75,23 @@ type Images interface {
 	RemoveImage(ctx context.Context, ref string, force bool) ([]image.DeleteResponse, error)
 	// Distribution asks the registry for ref's digest and platforms without pulling.
 	Distribution(ctx context.Context, ref string, auth *registry.AuthConfig) (*registry.DistributionInspect, error)
+}
+
+// Volumes is the volumes of the driver "local", by name. A volume that a container names is made when the container is,
+// and stays when it goes.
+type Volumes interface {
+	// CreateVolume makes a volume, with a made-up name if it has none. One of the name that is there already is
+	// returned as it is.
+	CreateVolume(ctx context.Context, r volume.CreateRequest) (*volume.Volume, error)
+	// Volumes lists them by name. Filters are those of GET /volumes: name, label, dangling, driver.
+	Volumes(ctx context.Context, filters map[string][]string) ([]volume.Volume, error)
+	InspectVolume(ctx context.Context, name string) (*volume.Volume, error)
+	// RemoveVolume fails with Conflict while a container uses it, running or not, whatever force is; force succeeds
+	// if there is no such volume.
+	RemoveVolume(ctx context.Context, name string, force bool) error
+	// PruneVolumes removes those that no container uses and nobody named, with the filter all=true also named ones.
+	// Other filters are label and label!.
+	PruneVolumes(ctx context.Context, filters map[string][]string) (*volume.PruneReport, error)
 }
 
 // Spec is a container to be created: what POST /containers/create says, and what only Shoal says.
@@ -122,9 +145,10 @@ type LogLine struct {
 	Line   []byte
 }
 
-// Event is something that happened to a container: create, start, die, oom, stop, kill, destroy; or to an image.
+// Event is something that happened to a container: create, start, die, oom, stop, kill, destroy; to an image;
+// or to a volume: create, mount, unmount, destroy, prune.
 type Event struct {
-	Type       string // "container" or "image"
+	Type       string // "container", "image" or "volume"
 	Action     string
 	ID         string
 	Attributes map[string]string // name, image, exitCode, signal, and the container's labels

@@ -44,12 +44,7 @@ GET    /images/search                   searching a registry
 POST   /images/prune                    removing unused images
 POST   /auth                            checking credentials for a registry
 GET    /system/df                       disk use
-GET    /volumes                         listing volumes
-POST   /volumes/create                  creating a volume
-POST   /volumes/prune                   removing unused volumes
-GET    /volumes/{name*}                 inspecting a volume
-PUT    /volumes/{name*}                 updating a volume
-DELETE /volumes/{name*}                 removing a volume
+PUT    /volumes/{name*}                 updating a cluster volume
 POST   /networks/create                 creating a network
 POST   /networks/prune                  removing unused networks
 POST   /networks/{id}/connect           connecting a container to a network

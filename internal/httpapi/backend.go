@@ -29,6 +29,11 @@ type Images interface {
 	engine.Images
 }
 
+// Volumes serves /volumes. Package engine has the contract.
+type Volumes interface {
+	engine.Volumes
+}
+
 // Events serves /events.
 type Events interface {
 	Events(ctx context.Context) <-chan engine.Event

@@ -16,7 +16,7 @@ import (
 
 func handler(e *apitest.Engine, s *apitest.Swarm) http.Handler {
 	return httpapi.New(httpapi.Config{
-		Containers: e, Images: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, Networks: apitest.Networks{}, Version: "0.1.0",
+		Containers: e, Images: e, Volumes: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, Networks: apitest.Networks{}, Version: "0.1.0",
 	})
 }
 
@@ -122,7 +122,12 @@ func TestBadInput(t *testing.T) {
 		{"an unknown network", "GET", "/networks/nothing", "", "", 404, "network nothing not found"},
 		{"exec", "POST", "/v1.44/containers/a/exec", js, `{}`, 501, "running a command in a container is not supported: POST /containers/{name}/exec is not implemented by Shoal yet"},
 		{"attach", "POST", "/containers/a/attach?stream=1", "", "", 501, "attaching to a container is not supported: POST /containers/{name}/attach is not implemented by Shoal yet"},
-		{"volumes", "GET", "/volumes", "", "", 501, "listing volumes is not supported: GET /volumes is not implemented by Shoal yet"},
+		{"cluster volume", "PUT", "/volumes/a", "", "", 501, "updating a cluster volume is not supported: PUT /volumes/{name} is not implemented by Shoal yet"},
+		{"volume", "GET", "/volumes/none", "", "", 404, "get none: no such volume"},
+		{"volume of another driver", "POST", "/volumes/create", "application/json", `{"Name":"ab","Driver":"rex"}`, 404, `create ab: error looking up volume plugin rex: plugin "rex" not found`},
+		{"volume's name", "POST", "/volumes/create", "application/json", `{"Name":"a/b"}`, 400, `create a/b: "a/b" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path`},
+		{"volume filter", "GET", "/volumes?filters={%22x%22:[%22y%22]}", "", "", 400, "invalid filter 'x'"},
+		{"prune filter", "POST", "/volumes/prune?filters={%22dangling%22:[%22true%22]}", "", "", 400, "invalid filter 'dangling'"},
 		{"login", "POST", "/auth", js, `{}`, 501, "checking credentials for a registry is not supported: POST /auth is not implemented by Shoal yet"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

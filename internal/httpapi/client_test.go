@@ -190,6 +190,55 @@ func TestClientImages(t *testing.T) {
 	}
 }
 
+func TestClientVolumes(t *testing.T) {
+	e := apitest.NewEngine()
+	c, ctx := dial(t, handler(e, apitest.NewSwarm()))
+	v, err := c.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "data", Labels: map[string]string{"a": "b"}})
+	if err != nil || v.Volume.Name != "data" || v.Volume.Driver != "local" || v.Volume.Scope != "local" || v.Volume.Labels["a"] != "b" {
+		t.Fatalf("create %+v, %v", v, err)
+	}
+	if again, err := c.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "data"}); err != nil || again.Volume.Labels["a"] != "b" {
+		t.Errorf("create again %+v, %v", again, err)
+	}
+	unnamed, err := c.VolumeCreate(ctx, client.VolumeCreateOptions{})
+	if err != nil || len(unnamed.Volume.Name) != 64 {
+		t.Fatalf("create without a name %+v, %v", unnamed, err)
+	}
+	l, err := c.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("label", "a=b")})
+	if err != nil || len(l.Items) != 1 || l.Items[0].Name != "data" {
+		t.Errorf("list %+v, %v", l, err)
+	}
+	if i, err := c.VolumeInspect(ctx, "data", client.VolumeInspectOptions{}); err != nil || i.Volume.Mountpoint == "" {
+		t.Errorf("inspect %+v, %v", i, err)
+	}
+	p, err := c.VolumePrune(ctx, client.VolumePruneOptions{})
+	if err != nil || len(p.Report.VolumesDeleted) != 1 || p.Report.VolumesDeleted[0] != unnamed.Volume.Name {
+		t.Errorf("prune %+v, %v", p, err)
+	}
+	if _, err := c.VolumeRemove(ctx, "data", client.VolumeRemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.VolumeRemove(ctx, "data", client.VolumeRemoveOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("removed twice: %v", err)
+	}
+	if _, err := c.VolumeRemove(ctx, "data", client.VolumeRemoveOptions{Force: true}); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	if _, err := c.ContainerCreate(ctx, client.ContainerCreateOptions{Name: "a", Config: &container.Config{Image: "hello:1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.ContainerRemove(ctx, "a", client.ContainerRemoveOptions{RemoveVolumes: true}); err != nil || len(e.Purged) != 1 {
+		t.Errorf("rm -v: %v, purged %v", err, e.Purged)
+	}
+	old, ctx := dial(t, handler(e, apitest.NewSwarm()), client.WithAPIVersion("1.44"))
+	if _, err := old.VolumeCreate(ctx, client.VolumeCreateOptions{Name: "named"}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := old.VolumePrune(ctx, client.VolumePruneOptions{All: true}); err != nil || len(p.Report.VolumesDeleted) != 1 {
+		t.Errorf("prune all %+v, %v", p, err)
+	}
+}
+
 func TestClientEvents(t *testing.T) {
 	e := apitest.NewEngine()
 	c, ctx := dial(t, handler(e, apitest.NewSwarm()))

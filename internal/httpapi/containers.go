@@ -179,10 +179,7 @@ func (a *api) restartContainer(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Containers.Stop(c.Context(), c.value, o); err != nil {
-		return err
-	}
-	if err := a.Containers.Start(c.Context(), c.value); err != nil {
+	if err := a.Containers.Restart(c.Context(), c.value, o); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)
@@ -204,7 +201,11 @@ func (a *api) removeContainer(c *call) error {
 	if c.flag("link") {
 		return absent("removing a link is not supported: links between containers are not implemented by Shoal")
 	}
-	if err := a.Containers.Remove(c.Context(), c.value, c.flag("force")); err != nil {
+	remove := a.Containers.Remove
+	if c.flag("v") {
+		remove = a.Containers.Purge
+	}
+	if err := remove(c.Context(), c.value, c.flag("force")); err != nil {
 		return err
 	}
 	c.w.WriteHeader(http.StatusNoContent)

@@ -111,14 +111,14 @@ func message(e engine.Event) events.Message {
 func checkEventFilters(filters map[string][]string) error {
 	for k := range filters {
 		switch k {
-		case "type", "event", "container", "image", "label", "scope":
-		case "config", "daemon", "network", "node", "plugin", "secret", "service", "volume":
+		case "type", "event", "container", "image", "volume", "label", "scope":
+		case "config", "daemon", "network", "node", "plugin", "secret", "service":
 			return absent("events of a %s are not supported: they are not implemented by Shoal yet", k)
 		default:
 			return invalid("invalid filter '%s'", k)
 		}
 	}
-	if ts := filters["type"]; len(ts) > 0 && !slices.Contains(ts, "container") && !slices.Contains(ts, "image") {
+	if ts := filters["type"]; len(ts) > 0 && !slices.Contains(ts, "container") && !slices.Contains(ts, "image") && !slices.Contains(ts, "volume") {
 		return absent("events of type %s are not supported: they are not implemented by Shoal yet", strings.Join(ts, ", "))
 	}
 	return nil
@@ -137,6 +137,8 @@ func eventMatches(e engine.Event, filters map[string][]string) bool {
 			ok = slices.ContainsFunc(values, func(v string) bool { return e.Action == v || strings.HasPrefix(e.Action, v+":") })
 		case "container":
 			ok = e.Type == "container" && named(e, values)
+		case "volume":
+			ok = e.Type == "volume" && slices.Contains(values, e.ID)
 		case "image":
 			if e.Type == "image" {
 				ok = named(e, values)

@@ -40,6 +40,7 @@ const (
 type Config struct {
 	Containers Containers
 	Images     Images
+	Volumes    Volumes
 	Events     Events
 	Usage      Usage
 	Host       Host
@@ -73,6 +74,7 @@ func (a *api) routes() []route {
 	all = append(all, a.systemRoutes()...)
 	all = append(all, a.containerRoutes()...)
 	all = append(all, a.imageRoutes()...)
+	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)

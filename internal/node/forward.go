@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"shoal.dev/shoal/internal/control"
 	"shoal.dev/shoal/internal/link"
 )
 
@@ -17,7 +16,7 @@ import (
 const apiPrefix = "/api"
 
 // leaderWait is how long a change waits for a leader: an election takes two to three seconds.
-const leaderWait = 8 * time.Second
+const leaderWait = 4 * time.Second
 
 var apiVersion = regexp.MustCompile(`^/v[0-9]+\.[0-9]+`)
 
@@ -41,11 +40,11 @@ func (n *Node) forward(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m := n.manager()
 		if m == nil || !changesSwarm(r) {
-			next.ServeHTTP(w, r)
+			serveStale(next, w, r)
 			return
 		}
 		if !m.waitLeader(r.Context(), leaderWait) {
-			unavailable(w, control.NoLeader)
+			unavailable(w, m.noLeader(r.Context()))
 			return
 		}
 		if m.cons.IsLeader() {

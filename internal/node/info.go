@@ -52,7 +52,7 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 	info.Runtimes = map[string]system.RuntimeWithStatus{n.cfg.Runtime: {Runtime: system.Runtime{Path: n.cfg.Runtime}}}
 	info.Plugins.Network = []string{"bridge", "host", "null", "overlay"}
 	info.Plugins.Log = []string{"json-file"}
-	info.Plugins.Volume = []string{}
+	info.Plugins.Volume = []string{"local"}
 	return info, nil
 }
 
@@ -109,7 +109,7 @@ func (n *Node) describe(context.Context) swarm.NodeDescription {
 		Resources: swarm.Resources{NanoCPUs: int64(cpus) * 1e9, MemoryBytes: mem},
 		Engine: swarm.EngineDescription{EngineVersion: n.version, Labels: n.cfg.labels(), Plugins: []swarm.PluginDescription{
 			{Type: "Log", Name: "json-file"}, {Type: "Network", Name: "bridge"}, {Type: "Network", Name: "host"},
-			{Type: "Network", Name: "null"}, {Type: "Network", Name: "overlay"},
+			{Type: "Network", Name: "null"}, {Type: "Network", Name: "overlay"}, {Type: "Volume", Name: "local"},
 		}},
 	}
 }

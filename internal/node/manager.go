@@ -29,8 +29,8 @@ import (
 	"shoal.dev/shoal/internal/store"
 )
 
-// barrierTimeout bounds how long a read waits to be current.
-const barrierTimeout = 5 * time.Second
+// barrierTimeout bounds how long a read waits to be current: an election takes two to three seconds.
+const barrierTimeout = 4 * time.Second
 
 // manager is the part of a member that only managers have: the replica, the log and the control plane.
 type manager struct {
@@ -223,7 +223,6 @@ func (m *manager) expel(ctx context.Context) error {
 func (m *manager) readBarrier(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, barrierTimeout)
 	defer cancel()
-	var last error
 	for {
 		index, err := m.readIndex(ctx)
 		if err == nil {
@@ -232,11 +231,13 @@ func (m *manager) readBarrier(ctx context.Context) error {
 			}
 			return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("this manager is behind the swarm's leader (entry %d of %d): try again or ask another manager", m.store.Index(), index))
 		}
-		last = err
 		select {
 		case <-ctx.Done():
-			m.log.Debug("read barrier", "error", last)
-			return errdefs.ErrUnavailable.WithMessage(control.NoLeader)
+			m.log.Debug("read barrier", "error", err)
+			if context.Cause(ctx) != context.DeadlineExceeded {
+				return context.Cause(ctx)
+			}
+			return stale{errdefs.ErrUnavailable.WithMessage(m.noLeader(context.WithoutCancel(ctx)))}
 		case <-time.After(50 * time.Millisecond): // an election may be under way
 		}
 	}

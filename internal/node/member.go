@@ -246,7 +246,7 @@ func (n *Node) removeTasks(ctx context.Context) error {
 	}
 	var errs []error
 	for _, c := range list {
-		if err := n.engine.Remove(ctx, c.ID, true); err != nil && !errdefs.IsNotFound(err) {
+		if err := n.engine.Purge(ctx, c.ID, true); err != nil && !errdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}
 	}

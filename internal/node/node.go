@@ -111,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.engine = eng
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
 		Networks: n, Log: n.log,
 	})
 	return nil

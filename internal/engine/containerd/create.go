@@ -12,6 +12,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // Create implements engine.Containers.
@@ -38,7 +39,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, err
 	}
 	id := ledger.NewID()
-	mounts, err := mountPoints(s.HostConfig)
+	mounts, err := e.planMounts(cfg, s.HostConfig)
 	if err != nil {
 		return "", nil, err
 	}
@@ -51,15 +52,21 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 			cfg.Hostname = e.host.hostname
 		}
 	}
+	points, err := e.volumes.Claim(ctx, id, mounts)
+	if err != nil {
+		e.ledger.Release(name, id)
+		return "", nil, err
+	}
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
-		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: mounts, Dir: e.cfg.containerDir(id),
+		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
 		State: ledger.State{Status: container.StateCreated},
 	}
 	undo := func() {
 		// The context may be what ended the creation; the traces must go all the same.
 		_ = e.containers.Delete(context.WithoutCancel(ctx), id)
 		_ = os.RemoveAll(c.Dir)
+		e.releaseVolumes(ctx, c, true)
 		e.ledger.Release(name, id)
 	}
 	if err := os.Mkdir(c.Dir, 0o710); err != nil {
@@ -72,6 +79,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, fmt.Errorf("create container: %w", err)
 	}
 	if err := e.prepare(ctx, id, img, info); err != nil {
+		undo()
+		return "", nil, err
+	}
+	if err := e.populate(ctx, c, mounts); err != nil {
 		undo()
 		return "", nil, err
 	}
@@ -156,10 +167,8 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{!h.RestartPolicy.IsNone(), "restart policies of plain containers"},
 		{len(h.PortBindings) > 0 || h.PublishAllPorts, "published ports of plain containers"},
 		{len(h.Links) > 0, "links"},
-		{len(h.VolumesFrom) > 0 || len(c.Volumes) > 0 || h.VolumeDriver != "", "volumes"},
 		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},
 		{len(h.DeviceCgroupRules) > 0, "device cgroup rules"},

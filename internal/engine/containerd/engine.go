@@ -33,6 +33,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // snapshotter is containerd's name for the driver of root filesystems.
@@ -102,6 +103,7 @@ type Engine struct {
 	snapshots  snapshots.Snapshotter
 	images     images.Store
 	ledger     *ledger.Ledger
+	volumes    *volume.Store
 	known      imageCache
 	registries *registries
 	host       host
@@ -135,7 +137,11 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		containers: cl.ContainerService(), tasks: cl.TaskService(), snapshots: cl.SnapshotService(snapshotter),
 		images: cl.ImageService(), ledger: ledger.New(), registries: regs, host: probeHost(),
 	}
-	if err := e.load(e.scope(ctx)); err != nil {
+	err = e.openVolumes()
+	if err == nil {
+		err = e.load(e.scope(ctx))
+	}
+	if err != nil {
 		srv.Stop()
 		return nil, err
 	}
@@ -148,6 +154,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	ctx = e.scope(ctx)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.follow(gctx, g) })
+	e.resume(gctx, g)
 	err := g.Wait()
 	if ctx.Err() != nil {
 		return nil

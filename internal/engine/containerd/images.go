@@ -93,7 +93,7 @@ func (c *imageCache) forget(d digest.Digest) {
 func inherited(i *dockerspec.DockerOCIImage) *container.Config {
 	c := i.Config
 	out := &container.Config{User: c.User, Env: c.Env, Cmd: c.Cmd, Entrypoint: c.Entrypoint, WorkingDir: c.WorkingDir,
-		Labels: c.Labels, StopSignal: c.StopSignal, Healthcheck: c.Healthcheck, ExposedPorts: network.PortSet{}}
+		Labels: c.Labels, StopSignal: c.StopSignal, Healthcheck: c.Healthcheck, ExposedPorts: network.PortSet{}, Volumes: c.Volumes}
 	for p := range c.ExposedPorts {
 		if port, err := network.ParsePort(p); err == nil {
 			out.ExposedPorts[port] = struct{}{}

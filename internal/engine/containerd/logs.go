@@ -83,15 +83,7 @@ func (r *logReader) run(ctx context.Context, ended <-chan engine.WaitResult) err
 		}
 		defer watch.close()
 	}
-	for _, f := range files {
-		if err := r.open(f); err != nil {
-			return err
-		}
-		if err := r.drain(ctx); err != nil {
-			return endOf(err)
-		}
-	}
-	for over := false; ended != nil; {
+	for over := ended == nil; ; {
 		if err := r.advance(ctx); err != nil {
 			return endOf(err)
 		}
@@ -109,7 +101,6 @@ func (r *logReader) run(ctx context.Context, ended <-chan engine.WaitResult) err
 			return context.Cause(ctx)
 		}
 	}
-	return nil
 }
 
 func endOf(err error) error {
@@ -119,30 +110,107 @@ func endOf(err error) error {
 	return err
 }
 
+// name is the log's i-th file: 0 is the one that is written, higher numbers are older.
+func (r *logReader) name(i int) string {
+	if i == 0 {
+		return r.path
+	}
+	return fmt.Sprintf("%s.%d", r.path, i)
+}
+
 // files are the log's, oldest first.
 func (r *logReader) files() []string {
 	list := []string{r.path}
 	for i := 1; ; i++ {
-		f := fmt.Sprintf("%s.%d", r.path, i)
-		if _, err := os.Stat(f); err != nil {
-			break
+		if _, err := os.Stat(r.name(i)); err != nil {
+			return list
 		}
-		list = append([]string{f}, list...)
+		list = append([]string{r.name(i)}, list...)
 	}
-	return list
 }
 
-func (r *logReader) open(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it has not run yet, or was rotated away
+// rotations is how often the reader looks again when the files were renamed while it looked; a writer that is quicker
+// than that loses it lines, as it loses them to the limit on the number of files.
+const rotations = 1000
+
+// first opens the oldest file.
+func (r *logReader) first() error {
+	for range rotations {
+		oldest := len(r.files()) - 1
+		f, err := os.Open(r.name(oldest))
+		if errors.Is(err, fs.ErrNotExist) {
+			if oldest == 0 {
+				return nil // it has not run yet
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(r.name(oldest + 1)); r.is(f, oldest) && errors.Is(err, fs.ErrNotExist) {
+			r.use(f)
+			return nil
+		}
+		f.Close()
 	}
+	return nil
+}
+
+// next opens the file after the open one; ok is false if that is the newest, or the next is not there yet.
+func (r *logReader) next() (ok bool, err error) {
+	for range rotations {
+		at := r.index()
+		switch at {
+		case 0:
+			return false, nil
+		case -1: // the limit on the number of files has taken it
+			own := r.file
+			if err := r.first(); err != nil {
+				return false, err
+			}
+			return r.file != own, nil
+		}
+		f, err := os.Open(r.name(at - 1))
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // in the middle of a rotation, whose end will be seen
+		}
+		if err != nil {
+			return false, err
+		}
+		// A rotation renames from the oldest on: while ours is still where it was, so was the one after it.
+		if r.is(r.file, at) {
+			r.use(f)
+			return true, nil
+		}
+		f.Close()
+	}
+	return false, nil
+}
+
+// index is the number of the open file, -1 if it has none any more. A rotation only raises numbers, so a look from the
+// lowest on does not miss it.
+func (r *logReader) index() int {
+	for i := range len(r.files()) + 2 { // two rotations may come meanwhile
+		if r.is(r.file, i) {
+			return i
+		}
+	}
+	return -1
+}
+
+// is says whether f is the log's i-th file.
+func (r *logReader) is(f *os.File, i int) bool {
+	own, err := f.Stat()
 	if err != nil {
-		return err
+		return false
 	}
+	st, err := os.Stat(r.name(i))
+	return err == nil && os.SameFile(st, own)
+}
+
+func (r *logReader) use(f *os.File) {
 	r.close()
 	r.file, r.br, r.part, r.read = f, bufio.NewReaderSize(f, 64<<10), nil, 0
-	return nil
 }
 
 func (r *logReader) close() {
@@ -154,12 +222,9 @@ func (r *logReader) close() {
 // advance reads what came since, through the files that a rotation left in between.
 func (r *logReader) advance(ctx context.Context) error {
 	if r.file == nil {
-		if err := r.open(r.path); err != nil || r.file == nil {
+		if err := r.first(); err != nil || r.file == nil {
 			return err
 		}
-	}
-	if err := r.drain(ctx); err != nil {
-		return err
 	}
 	own, err := r.file.Stat()
 	if err != nil {
@@ -171,24 +236,21 @@ func (r *logReader) advance(ctx context.Context) error {
 		}
 		r.br.Reset(r.file)
 		r.part, r.read = nil, 0
-		return r.drain(ctx)
 	}
-	files := r.files()
-	at := -1
-	for i, f := range files {
-		if st, err := os.Stat(f); err == nil && os.SameFile(st, own) {
-			at = i
-		}
-	}
-	for _, f := range files[at+1:] { // all of them if ours was rotated away
-		if err := r.open(f); err != nil {
-			return err
-		}
+	for {
+		// What is written to a file ends before it is renamed: whoever has seen it renamed reads it to its end.
+		renamed := r.index() != 0
 		if err := r.drain(ctx); err != nil {
 			return err
 		}
+		if !renamed {
+			return nil
+		}
+		ok, err := r.next()
+		if err != nil || !ok {
+			return err
+		}
 	}
-	return nil
 }
 
 // drain reads the open file to its present end.

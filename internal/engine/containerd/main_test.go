@@ -54,7 +54,11 @@ var shared lab
 
 func TestMain(m *testing.M) {
 	if mode := os.Getenv("SHOAL_ENGINE_TEST"); mode != "" {
-		survivor(mode)
+		if strings.HasPrefix(mode, "policy") {
+			policySurvivor(mode)
+		} else {
+			survivor(mode)
+		}
 		return
 	}
 	code := m.Run()
@@ -149,8 +153,8 @@ func (l *lab) start() (stop func(), err error) {
 	return stop, nil
 }
 
-// cleanUp ends every process and removes every mount, cgroup and file that belongs to dir.
-func cleanUp(dir string) {
+// endAll ends every process and removes every mount that belongs to dir.
+func endAll(dir string) {
 	pids := func() (list []int) {
 		procs, _ := filepath.Glob("/proc/[0-9]*")
 		for _, p := range procs {
@@ -177,6 +181,11 @@ func cleanUp(dir string) {
 			_ = unix.Unmount(f[1], unix.MNT_DETACH)
 		}
 	}
+}
+
+// cleanUp ends every process and removes every mount, cgroup and file that belongs to dir.
+func cleanUp(dir string) {
+	endAll(dir)
 	for _, pattern := range []string{"/sys/fs/cgroup/*" + cgroupParent(dir), "/sys/fs/cgroup" + cgroupParent(dir)} {
 		found, _ := filepath.Glob(pattern)
 		for _, cg := range found {

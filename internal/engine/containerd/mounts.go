@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/container"
 	mounttypes "github.com/moby/moby/api/types/mount"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -23,97 +22,6 @@ import (
 
 // defaultShmSize is the size of /dev/shm in bytes; Docker's.
 const defaultShmSize = 64 << 20
-
-// mountPoints is what `inspect` shows of binds and mounts. It refuses what is wrong with them.
-func mountPoints(h *container.HostConfig) ([]container.MountPoint, error) {
-	list := []container.MountPoint{}
-	for _, b := range h.Binds {
-		m, err := parseBind(b)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, m)
-	}
-	for _, m := range h.Mounts {
-		invalid := func(format string, args ...any) error {
-			return ledger.Errorf(errdefs.ErrInvalidArgument, "invalid mount config for type %q: %s", string(m.Type), fmt.Sprintf(format, args...))
-		}
-		if m.Target == "" {
-			return nil, invalid("field Target must not be empty")
-		}
-		if !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
-			return nil, invalid("invalid mount target, must be an absolute path other than /: %s", m.Target)
-		}
-		switch m.Type {
-		case mounttypes.TypeBind:
-			if m.Source == "" {
-				return nil, invalid("field Source must not be empty")
-			}
-			if !path.IsAbs(m.Source) {
-				return nil, invalid("invalid mount path: '%s' mount path must be absolute", m.Source)
-			}
-			if m.BindOptions == nil || !m.BindOptions.CreateMountpoint {
-				if _, err := os.Stat(m.Source); err != nil {
-					return nil, invalid("bind source path does not exist: %s", m.Source)
-				}
-			}
-			p := container.MountPoint{Type: m.Type, Source: m.Source, Destination: path.Clean(m.Target), RW: !m.ReadOnly,
-				Propagation: mounttypes.PropagationRPrivate}
-			if m.BindOptions != nil && m.BindOptions.Propagation != "" {
-				p.Propagation = m.BindOptions.Propagation
-			}
-			list = append(list, p)
-		case mounttypes.TypeTmpfs:
-			if m.Source != "" {
-				return nil, invalid("field Source must not be specified")
-			}
-			list = append(list, container.MountPoint{Type: m.Type, Destination: path.Clean(m.Target), RW: !m.ReadOnly})
-		case mounttypes.TypeVolume, mounttypes.TypeImage, mounttypes.TypeCluster:
-			return nil, notYet(fmt.Sprintf("mounts of type %q", m.Type))
-		default:
-			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "mount type unknown: %q", string(m.Type))
-		}
-	}
-	for i, m := range list {
-		if slices.ContainsFunc(list[:i], func(o container.MountPoint) bool { return o.Destination == m.Destination }) {
-			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "Duplicate mount point: %s", m.Destination)
-		}
-	}
-	return list, nil
-}
-
-// parseBind reads the short form of --volume, SOURCE:TARGET[:OPTIONS].
-func parseBind(b string) (container.MountPoint, error) {
-	f := strings.Split(b, ":")
-	if len(f) < 2 || len(f) > 3 || f[0] == "" || f[1] == "" {
-		return container.MountPoint{}, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid volume specification: '%s'", b)
-	}
-	if !path.IsAbs(f[0]) {
-		return container.MountPoint{}, notYet(fmt.Sprintf("named volumes (%q)", f[0]))
-	}
-	if !path.IsAbs(f[1]) || path.Clean(f[1]) == "/" {
-		return container.MountPoint{}, ledger.Errorf(errdefs.ErrInvalidArgument,
-			"invalid volume specification: '%s': invalid mount config for type \"bind\": invalid mount path: '%s' mount path must be absolute", b, f[1])
-	}
-	m := container.MountPoint{Type: mounttypes.TypeBind, Source: path.Clean(f[0]), Destination: path.Clean(f[1]), RW: true,
-		Propagation: mounttypes.PropagationRPrivate}
-	if len(f) < 3 {
-		return m, nil
-	}
-	m.Mode = f[2]
-	for o := range strings.SplitSeq(f[2], ",") {
-		switch {
-		case o == "ro":
-			m.RW = false
-		case o == "rw", o == "z", o == "Z", o == "nocopy", o == "cached", o == "delegated", o == "consistent":
-		case slices.Contains(mounttypes.Propagations, mounttypes.Propagation(o)):
-			m.Propagation = mounttypes.Propagation(o)
-		default:
-			return m, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid volume specification: '%s': invalid mode: %s", b, f[2])
-		}
-	}
-	return m, nil
-}
 
 // mounts are the mounts of a container: the kernel's file systems, Docker's three files, and what the user asked for,
 // outer before inner. A user's mount replaces a default one at the same place.
@@ -156,7 +64,11 @@ func (e *Engine) mounts(c *ledger.Container) ([]specs.Mount, error) {
 			created[path.Clean(m.Target)] = true // its source must exist
 		}
 	}
-	for _, m := range c.Mounts {
+	for i, m := range c.Mounts {
+		if m.Type == mounttypes.TypeVolume {
+			put(specs.Mount{Destination: m.Destination, Type: "bind", Source: e.volumeSource(c, i), Options: []string{"rbind", "rprivate", writable(m.RW)}})
+			continue
+		}
 		if m.Type != mounttypes.TypeBind {
 			continue
 		}

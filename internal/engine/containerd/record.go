@@ -16,11 +16,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
-	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/containerd/shimdata"
 	"shoal.dev/shoal/internal/engine/ledger"
 )
@@ -106,11 +104,15 @@ func (e *Engine) load(ctx context.Context) error {
 		}
 		known[c.ID] = true
 		e.ledger.Add(&c, "")
+		e.volumes.Hold(c.ID, c.Mounts, c.Running())
 		if c.Running() {
 			if err := e.catchUp(ctx, &c, running[c.ID]); err != nil {
 				e.cfg.Log.Warn("cannot take up a container", "container", c.ID, "error", err)
 			}
 		}
+	}
+	if err := e.volumes.Settle(); err != nil {
+		e.cfg.Log.Warn("cannot unmount volumes that nothing uses", "error", err)
 	}
 	return e.sweep(known)
 }
@@ -179,16 +181,13 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		// What remains of it would only hinder a next start, and that tries again.
 		e.cfg.Log.Warn("cannot clean up after a container", "container", c.ID, "error", err)
 	}
-	n := *c
-	sandbox := n.State.Sandbox
-	n.State.Status, n.State.Pid = container.StateExited, 0
-	n.State.ExitCode, n.State.FinishedAt, n.State.OOMKilled = exit.Code, exit.At.UTC(), exit.OOMKilled
-	n.State.Sandbox = engine.Sandbox{}
-	if err := e.save(ctx, &n, nil); err != nil {
+	n := ledger.Ended(c, exit.Code, exit.At.UTC(), exit.OOMKilled)
+	if err := e.save(ctx, n, nil); err != nil {
 		return fmt.Errorf("record the end of container %s: %w", c.ID, err)
 	}
-	e.ledger.Put(&n, ledger.EndActions(&n)...)
-	if sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
+	e.ledger.Put(n, ledger.EndActions(n)...)
+	e.unmountVolumes(c)
+	if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
 		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
 			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)
 		}

@@ -39,14 +39,26 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	if c.Running() {
+	if c.State.Status == container.StatePaused {
+		return ledger.Errorf(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
+	}
+	if c.Active() {
 		return nil
 	}
+	return e.startLocked(ctx, c, false)
+}
+
+// startLocked starts c, whose lock the caller holds. byPolicy is for a restart that no user asked for.
+func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy bool) error {
 	ctx, cancel := context.WithTimeout(e.scope(ctx), startTimeout)
 	defer cancel()
 	n := *c
+	n.State = c.Started(time.Now().UTC(), byPolicy)
 	if err := e.start(ctx, &n); err != nil {
 		f := *c
+		if f.State.Status == container.StateRestarting { // a restart that fails is the last, as in Docker
+			f.State.Status = container.StateExited
+		}
 		f.State.Error, f.State.ExitCode = err.Error(), startExitCode(err)
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
 		defer cancel()
@@ -69,13 +81,13 @@ func (e *Engine) usesSandbox(c *ledger.Container) bool {
 	return !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
 }
 
-// start runs n and sets its state. What it leaves behind when it fails is undone, but for the network.
-func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
+// start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but
+// for the network.
+func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	rootfs, err := e.rootfs(ctx, n)
 	if err != nil {
 		return err
 	}
-	n.State = ledger.State{Status: container.StateRunning, StartedAt: time.Now().UTC()}
 	if e.usesSandbox(n) {
 		if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, n.ID, n.Ingress); err != nil {
 			return fmt.Errorf("attach container %s to the network: %w", n.ID[:12], err)
@@ -84,6 +96,11 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) error {
 	if err := e.writeFiles(n); err != nil {
 		return err
 	}
+	volumesReady, err := e.mountVolumes(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer func() { volumesReady(err == nil) }()
 	spec, err := e.spec(ctx, n, rootfs)
 	if err != nil {
 		return err
@@ -256,11 +273,11 @@ func (e *Engine) handleExit(ctx context.Context, id string, told shimdata.Exit) 
 		e.cfg.Log.Error("cannot record the end of a container", "container", id, "error", err)
 		return
 	}
-	if c.HostConfig.AutoRemove {
-		if err := e.Remove(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
-			e.cfg.Log.Warn("cannot remove a container that is to go at its end", "container", id, "error", err)
-		}
+	if c.HostConfig.AutoRemove && !c.State.Keep {
+		e.autoRemove(ctx, id)
+		return
 	}
+	e.again(ctx, id)
 }
 
 // Wait implements engine.Containers.

@@ -30,8 +30,12 @@ func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) er
 	if err != nil {
 		return err
 	}
-	if !c.Running() {
-		return nil
+	waited := c.State.Status == container.StateRestarting
+	if c, err = e.halt(ctx, c); err != nil || !c.Running() {
+		if err == nil && waited {
+			e.ledger.Report(c, "stop", nil)
+		}
+		return err
 	}
 	// Waiting begins before the signal, and without the container's lock, which its end takes.
 	wctx, cancel := context.WithCancel(ctx)
@@ -92,8 +96,13 @@ func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	if err != nil {
 		return err
 	}
-	if !c.Running() {
+	if !c.Active() {
 		return ledger.Errorf(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", name, c.ID)
+	}
+	if ledger.Ends(c, s) {
+		if c, err = e.halt(ctx, c); err != nil || !c.Running() {
+			return err
+		}
 	}
 	if s != unix.SIGKILL {
 		return e.signal(ctx, c, s)
@@ -121,15 +130,24 @@ func (e *Engine) signal(ctx context.Context, c *ledger.Container, s unix.Signal)
 
 // Remove implements engine.Containers.
 func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, false)
+}
+
+// Purge implements engine.Containers.
+func (e *Engine) Purge(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, true)
+}
+
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, unlock, err := e.ledger.Lock(ctx, name)
 	if err != nil {
 		return err
 	}
+	if c.Active() && !force {
+		unlock()
+		return ledger.Running(c)
+	}
 	for c.Running() {
-		if !force {
-			unlock()
-			return ledger.Running(c)
-		}
 		unlock() // its end takes the lock
 		if err := e.Kill(ctx, c.ID, "SIGKILL"); err != nil && !errdefs.IsConflict(err) {
 			return err
@@ -152,6 +170,7 @@ func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
 	if err := e.containers.Delete(ctx, c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", c.ID[:12], err)
 	}
+	e.releaseVolumes(ctx, c, volumes)
 	e.ledger.Drop(c.ID)
 	return os.RemoveAll(c.Dir)
 }

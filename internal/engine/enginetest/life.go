@@ -157,12 +157,11 @@ func badInput(s *suite) {
 		{"unknown image", func(c *engine.Spec) { c.Config.Image = "missing:7" }, errdefs.IsNotFound, "No such image: missing:7"},
 		{"image without a tag", func(c *engine.Spec) { c.Config.Image = "missing" }, errdefs.IsNotFound, "No such image: missing:latest"},
 		{"no reference", func(c *engine.Spec) { c.Config.Image = "A b" }, errdefs.IsInvalidArgument, "invalid reference format"},
-		{"restart policy", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name = "always" }, errdefs.IsNotImplemented, "restart polic"},
+		{"restart policy and removal", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name, c.HostConfig.AutoRemove = "always", true }, errdefs.IsInvalidArgument, "can't create 'AutoRemove' container with restart policy"},
 		{"unknown restart policy", func(c *engine.Spec) { c.HostConfig.RestartPolicy.Name = "often" }, errdefs.IsInvalidArgument, "unknown policy 'often'"},
 		{"published ports", func(c *engine.Spec) { c.HostConfig.PublishAllPorts = true }, errdefs.IsNotImplemented, "published ports"},
 		{"network", func(c *engine.Spec) { c.HostConfig.NetworkMode = "mine" }, errdefs.IsNotImplemented, `"mine"`},
 		{"init", func(c *engine.Spec) { c.HostConfig.Init = &on }, errdefs.IsNotImplemented, "init"},
-		{"named volume", func(c *engine.Spec) { c.HostConfig.Binds = []string{"data:/data"} }, errdefs.IsNotImplemented, `"data"`},
 	} {
 		s.Run(test.name, func(t *testing.T) {
 			spec := base()

@@ -20,6 +20,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // Engine implements engine.Engine. What a container does is its command, joined by spaces and cut at semicolons:
@@ -44,7 +45,8 @@ type Engine struct {
 	// Sandboxes, if set, gives containers their network as in the real engine.
 	Sandboxes engine.Sandboxes
 
-	ledger *ledger.Ledger
+	ledger  *ledger.Ledger
+	volumes *volume.Store
 
 	mu         sync.Mutex
 	runs       map[string]*run   // by container ID, of containers that ran
@@ -59,7 +61,8 @@ var _ engine.Engine = (*Engine)(nil)
 
 // New returns an engine that holds no image.
 func New() *Engine {
-	return &Engine{ledger: ledger.New(), runs: map[string]*run{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
+	l := ledger.New()
+	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
 }
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.
@@ -110,7 +113,7 @@ func (e *Engine) Usage(context.Context) (engine.Usage, error) {
 }
 
 // Create implements engine.Containers.
-func (e *Engine) Create(_ context.Context, s engine.Spec) (string, []string, error) {
+func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, error) {
 	if s.Config == nil {
 		return "", nil, ledger.Errorf(errdefs.ErrInvalidArgument, "config cannot be empty in order to create a container")
 	}
@@ -128,9 +131,18 @@ func (e *Engine) Create(_ context.Context, s engine.Spec) (string, []string, err
 	if err != nil {
 		return "", nil, err
 	}
+	mounts, err := volume.Plan(cfg, s.HostConfig, volume.Host{Container: e.ledger.Find})
+	if err != nil {
+		return "", nil, err
+	}
 	id := newID()
 	name, err := e.ledger.Reserve(s.Name, id)
 	if err != nil {
+		return "", nil, err
+	}
+	points, err := e.volumes.Claim(ctx, id, mounts)
+	if err != nil {
+		e.ledger.Release(name, id)
 		return "", nil, err
 	}
 	if cfg.Hostname == "" {
@@ -141,7 +153,7 @@ func (e *Engine) Create(_ context.Context, s engine.Spec) (string, []string, err
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), State: ledger.State{Status: container.StateCreated}}, "create")
 	return id, []string{}, nil
 }
 
@@ -162,21 +174,17 @@ func check(h *container.HostConfig) error {
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
 	}
+	if h.AutoRemove && !h.RestartPolicy.IsNone() {
+		return ledger.Errorf(errdefs.ErrInvalidArgument, "can't create 'AutoRemove' container with restart policy")
+	}
 	missing := ""
 	switch m := h.NetworkMode; {
-	case !h.RestartPolicy.IsNone():
-		missing = "restart policies of plain containers"
 	case len(h.PortBindings) > 0 || h.PublishAllPorts:
 		missing = "published ports of plain containers"
 	case h.Init != nil && *h.Init:
 		missing = "an init process inside containers"
 	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():
 		missing = fmt.Sprintf("the network mode %q of plain containers", m)
-	}
-	for _, b := range h.Binds {
-		if src, _, _ := strings.Cut(b, ":"); !strings.HasPrefix(src, "/") {
-			missing = fmt.Sprintf("named volumes (%q)", src)
-		}
 	}
 	if missing != "" {
 		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: %s", missing)

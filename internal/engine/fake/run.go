@@ -12,6 +12,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // run is what a container does.
@@ -31,24 +32,38 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	if c.Running() {
+	if c.State.Status == container.StatePaused {
+		return ledger.Errorf(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
+	}
+	if c.Active() {
 		return nil
 	}
+	return e.start(ctx, c, false)
+}
+
+// start starts c, whose lock the caller holds. byPolicy is for a restart that no user asked for.
+func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) error {
 	if err := pause(ctx, e.StartTime); err != nil {
 		return err
 	}
 	n := *c
-	n.State = ledger.State{Status: container.StateRunning, StartedAt: time.Now()}
+	n.State = c.Started(time.Now(), byPolicy)
 	e.mu.Lock()
-	err = e.failStarts
+	err := e.failStarts
 	e.nextPid++
 	n.State.Pid = e.nextPid
 	e.mu.Unlock()
 	if err == nil && e.usesSandbox(c) {
 		n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, c.Ingress)
 	}
+	if err == nil {
+		err = e.volumes.Mount(ctx, c.ID, c.Mounts)
+	}
 	if err != nil {
 		f := *c
+		if f.State.Status == container.StateRestarting {
+			f.State.Status = container.StateExited
+		}
 		f.State.Error, f.State.ExitCode = err.Error(), 128
 		e.ledger.Put(&f)
 		return err
@@ -153,26 +168,43 @@ func (e *Engine) end(id string, code int, oom bool) {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
-	n := *c
-	attached := n.State.Sandbox.NetNS != ""
-	n.State.Status, n.State.Pid, n.State.ExitCode, n.State.OOMKilled = container.StateExited, 0, code, oom
-	n.State.FinishedAt, n.State.Sandbox = time.Now(), engine.Sandbox{}
-	e.ledger.Put(&n, ledger.EndActions(&n)...)
+	n := ledger.Ended(c, code, time.Now(), oom)
+	e.ledger.Put(n, ledger.EndActions(n)...)
 	close(r.grown)
 	r.grown = make(chan struct{})
+	if n.Again(n) {
+		r.timer = time.AfterFunc(n.State.Backoff, func() { e.again(n) })
+	}
 	e.mu.Unlock()
-	if attached {
+	_ = e.volumes.Unmount(id, c.Mounts) // in memory it cannot fail
+	if c.State.Sandbox.NetNS != "" {
 		_ = e.Sandboxes.Detach(context.Background(), id)
 	}
-	if c.HostConfig.AutoRemove {
-		e.drop(id)
+	if c.HostConfig.AutoRemove && !c.State.Keep {
+		e.drop(c, true)
 	}
 }
 
-func (e *Engine) drop(id string) {
-	e.ledger.Drop(id)
+// again restarts a container as its policy wants, unless a user was quicker.
+func (e *Engine) again(planned *ledger.Container) {
+	c, unlock, err := e.ledger.Lock(context.Background(), planned.ID)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if c.Again(planned) {
+		_ = e.start(context.Background(), c, true) // its error is in the container's state
+	}
+}
+
+func (e *Engine) drop(c *ledger.Container, volumes bool) {
+	_ = e.volumes.Release(context.Background(), c.ID, c.Mounts, volumes, volume.Named(c.HostConfig)...) // in memory it cannot fail
+	e.ledger.Drop(c.ID)
 	e.mu.Lock()
-	delete(e.runs, id)
+	if r := e.runs[c.ID]; r != nil && r.timer != nil {
+		r.timer.Stop()
+	}
+	delete(e.runs, c.ID)
 	e.mu.Unlock()
 }
 
@@ -183,7 +215,14 @@ func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) er
 		return err
 	}
 	signal, grace, err := ledger.StopSettings(c, o)
-	if err != nil || !c.Running() {
+	if err != nil {
+		return err
+	}
+	waited := c.State.Status == container.StateRestarting
+	if c, err = e.halt(ctx, c); err != nil || !c.Running() {
+		if err == nil && waited {
+			e.ledger.Report(c, "stop", nil)
+		}
 		return err
 	}
 	wctx, cancel := context.WithCancel(ctx)
@@ -214,6 +253,48 @@ func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) er
 	return nil
 }
 
+// halt takes down that a user wants the end of a container, so that no policy restarts it.
+func (e *Engine) halt(ctx context.Context, c *ledger.Container) (*ledger.Container, error) {
+	if !c.Active() || c.HostConfig.RestartPolicy.IsNone() {
+		return c, nil
+	}
+	c, unlock, err := e.ledger.Lock(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if !c.Active() {
+		return c, nil
+	}
+	n := ledger.Halted(c)
+	e.ledger.Put(n)
+	return n, nil
+}
+
+// Restart implements engine.Life.
+func (e *Engine) Restart(ctx context.Context, name string, o engine.StopOptions) error {
+	c, unlock, err := e.ledger.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	if c.HostConfig.AutoRemove && c.Running() {
+		n := *c
+		n.State.Keep = true
+		e.ledger.Put(&n)
+	}
+	unlock()
+	if err := e.Stop(ctx, c.ID, o); err != nil {
+		return err
+	}
+	if err := e.Start(ctx, c.ID); err != nil {
+		return err
+	}
+	if c, err := e.ledger.Find(c.ID); err == nil {
+		e.ledger.Report(c, "restart", nil)
+	}
+	return nil
+}
+
 // signal ends a container as a program without a handler would, unless it is stubborn.
 func (e *Engine) signal(c *ledger.Container, n int) {
 	e.ledger.Report(c, "kill", map[string]string{"signal": strconv.Itoa(n)})
@@ -227,7 +308,7 @@ func (e *Engine) signal(c *ledger.Container, n int) {
 }
 
 // Kill implements engine.Containers.
-func (e *Engine) Kill(_ context.Context, name, signal string) error {
+func (e *Engine) Kill(ctx context.Context, name, signal string) error {
 	if signal == "" {
 		signal = "SIGKILL"
 	}
@@ -239,8 +320,13 @@ func (e *Engine) Kill(_ context.Context, name, signal string) error {
 	if err != nil {
 		return err
 	}
-	if !c.Running() {
+	if !c.Active() {
 		return ledger.Errorf(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", name, c.ID)
+	}
+	if ledger.Ends(c, n) {
+		if c, err = e.halt(ctx, c); err != nil || !c.Running() {
+			return err
+		}
 	}
 	e.signal(c, int(n))
 	return nil
@@ -248,22 +334,33 @@ func (e *Engine) Kill(_ context.Context, name, signal string) error {
 
 // Remove implements engine.Containers.
 func (e *Engine) Remove(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, false)
+}
+
+// Purge implements engine.Containers.
+func (e *Engine) Purge(ctx context.Context, name string, force bool) error {
+	return e.remove(ctx, name, force, true)
+}
+
+func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) error {
 	c, unlock, err := e.ledger.Lock(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if c.Active() && !force {
+		return ledger.Running(c)
+	}
 	if c.Running() {
-		if !force {
-			return ledger.Running(c)
-		}
-		e.signal(c, 9)
+		h := ledger.Halted(c)
+		e.ledger.Put(h)
+		e.signal(h, 9)
 	}
 	if e.usesSandbox(c) {
 		if err := e.Sandboxes.Detach(ctx, c.ID); err != nil {
 			return err
 		}
 	}
-	e.drop(c.ID)
+	e.drop(c, volumes)
 	return nil
 }

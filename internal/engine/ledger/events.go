@@ -66,6 +66,13 @@ func (l *Ledger) ReportImage(id, name, action string) {
 	l.emit(engine.Event{Type: "image", Action: action, ID: id, Attributes: map[string]string{"name": name}})
 }
 
+// ReportVolume reports something that happened to a volume.
+func (l *Ledger) ReportVolume(name, action string, attrs map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.emit(engine.Event{Type: "volume", Action: action, ID: name, Attributes: attrs})
+}
+
 func (l *Ledger) emitContainer(c *Container, action string, attrs map[string]string) {
 	if len(l.subs) == 0 {
 		return

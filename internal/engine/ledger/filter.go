@@ -82,7 +82,7 @@ func (l *Ledger) List(o engine.ListOptions, imageIDs func(ref string) []string) 
 	}
 	list := []container.Summary{}
 	for _, c := range l.All() {
-		if !all && !c.Running() {
+		if !all && !c.Active() {
 			continue
 		}
 		if len(o.Filters["ancestor"]) > 0 && !ancestors[c.ImageID] {

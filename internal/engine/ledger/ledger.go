@@ -36,7 +36,8 @@ type Container struct {
 	ImageID    string
 	Ingress    netip.Addr
 	Mounts     []container.MountPoint
-	Dir        string // folder of the container's own files; "" if it has none
+	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
+	Dir        string            // folder of the container's own files; "" if it has none
 	State      State
 }
 
@@ -50,6 +51,10 @@ type State struct {
 	StartedAt  time.Time
 	FinishedAt time.Time
 	Sandbox    engine.Sandbox
+	Stopped    bool          // a user wanted the end of this run
+	Restarts   int           // by its restart policy, since a user started it
+	Backoff    time.Duration // the delay before the last of them
+	Keep       bool          // its end is part of a user's restart, so AutoRemove does not apply
 }
 
 // Running says whether the container has a process.
@@ -141,7 +146,7 @@ func (l *Ledger) Put(c *Container, actions ...Action) {
 	if e == nil {
 		return
 	}
-	ended := e.c.Running() && !c.Running()
+	ended := e.c.Running() && !c.Running() || e.c.Active() && !c.Active()
 	e.c = c
 	for _, a := range actions {
 		l.emitContainer(c, a.Name, a.Attributes)
@@ -258,7 +263,7 @@ func (l *Ledger) Wait(ctx context.Context, name string, on container.WaitConditi
 		return nil, err
 	}
 	w := &waiter{on: on, ch: make(chan engine.WaitResult, 1)}
-	if on == container.WaitConditionNotRunning && !e.c.Running() {
+	if on == container.WaitConditionNotRunning && !e.c.Active() {
 		w.ch <- engine.WaitResult{ExitCode: e.c.State.ExitCode}
 		return w.ch, nil
 	}
@@ -349,6 +354,13 @@ func Merged(c *container.Config, img *container.Config) (*container.Config, erro
 	}
 	maps.Copy(m.Labels, c.Labels)
 	m.ExposedPorts = maps.Clone(img.ExposedPorts)
+	m.Volumes = maps.Clone(img.Volumes)
+	for v := range c.Volumes {
+		if m.Volumes == nil {
+			m.Volumes = map[string]struct{}{}
+		}
+		m.Volumes[v] = struct{}{}
+	}
 	for p := range c.ExposedPorts {
 		if m.ExposedPorts == nil {
 			m.ExposedPorts = map[portKey]struct{}{}

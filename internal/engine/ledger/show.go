@@ -78,7 +78,8 @@ func Inspect(c *Container) *container.InspectResponse {
 		Args:    args,
 		State: &container.State{
 			Status:     c.State.Status,
-			Running:    c.Running(),
+			Running:    c.Active(),
+			Restarting: c.State.Status == container.StateRestarting,
 			Paused:     c.State.Status == container.StatePaused,
 			OOMKilled:  c.State.OOMKilled,
 			Pid:        c.State.Pid,
@@ -87,14 +88,15 @@ func Inspect(c *Container) *container.InspectResponse {
 			StartedAt:  c.State.StartedAt.UTC().Format(time.RFC3339Nano),
 			FinishedAt: c.State.FinishedAt.UTC().Format(time.RFC3339Nano),
 		},
-		Image:      c.ImageID,
-		Name:       "/" + c.Name,
-		LogPath:    c.LogPath(),
-		Platform:   "linux",
-		HostConfig: c.HostConfig,
-		Storage:    &storage.Storage{},
-		Mounts:     mounts,
-		Config:     c.Config,
+		Image:        c.ImageID,
+		RestartCount: c.State.Restarts,
+		Name:         "/" + c.Name,
+		LogPath:      c.LogPath(),
+		Platform:     "linux",
+		HostConfig:   c.HostConfig,
+		Storage:      &storage.Storage{},
+		Mounts:       mounts,
+		Config:       c.Config,
 		NetworkSettings: &container.NetworkSettings{
 			SandboxKey: c.State.Sandbox.NetNS,
 			Ports:      exposed,
@@ -142,6 +144,8 @@ func statusText(s *State, now time.Time) string {
 		return "Up " + units.HumanDuration(now.Sub(s.StartedAt))
 	case container.StatePaused:
 		return "Up " + units.HumanDuration(now.Sub(s.StartedAt)) + " (Paused)"
+	case container.StateRestarting:
+		return fmt.Sprintf("Restarting (%d) %s ago", s.ExitCode, units.HumanDuration(now.Sub(s.FinishedAt)))
 	case container.StateExited:
 		return fmt.Sprintf("Exited (%d) %s ago", s.ExitCode, units.HumanDuration(now.Sub(s.FinishedAt)))
 	case container.StateRemoving:

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
 	"shoal.dev/shoal/internal/engine"
@@ -33,6 +34,12 @@ func StopSettings(c *Container, o engine.StopOptions) (unix.Signal, time.Duratio
 	}
 	s, err := ParseSignal(name)
 	return s, grace, err
+}
+
+// Ends says whether a user who sends the signal wants the container's end: SIGKILL or its own stop signal.
+func Ends(c *Container, s unix.Signal) bool {
+	stop, _, err := StopSettings(c, engine.StopOptions{})
+	return s == unix.SIGKILL || err == nil && s == stop
 }
 
 // ParseSignal reads a signal's name, with or without SIG, or its number.
@@ -70,8 +77,11 @@ func EndActions(c *Container) []Action {
 	}})
 }
 
-// Running is the refusal to remove a running container.
+// Running is the refusal to remove a container that is active.
 func Running(c *Container) error {
+	if c.State.Status == container.StatePaused {
+		return Errorf(errdefs.ErrConflict, "cannot remove container %q: container is paused and must be unpaused first", "/"+c.Name)
+	}
 	return Errorf(errdefs.ErrConflict,
-		"cannot remove container %q: container is running: stop the container before removing or force remove", "/"+c.Name)
+		"cannot remove container %q: container is %s: stop the container before removing or force remove", "/"+c.Name, c.State.Status)
 }

@@ -22,10 +22,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/volume"
 )
 
 // Engine keeps containers and images in memory. A container runs until it is stopped or killed.
 type Engine struct {
+	*volumes
 	mu     sync.Mutex
 	ByName map[string]*Container
 	ByRef  map[string]image.Summary
@@ -34,6 +36,7 @@ type Engine struct {
 	Feed   chan engine.Event
 	Slow   bool // block until the context ends
 	Panics bool
+	Purged []string // what was removed with its volumes
 }
 
 // Container is one of Engine.
@@ -48,9 +51,10 @@ type Container struct {
 // NewEngine holds the image hello:1.
 func NewEngine() *Engine {
 	return &Engine{
-		ByName: map[string]*Container{},
-		ByRef:  map[string]image.Summary{"hello:1": {ID: "sha256:" + strings.Repeat("a", 64), RepoTags: []string{"hello:1"}, Size: 1 << 40}},
-		Feed:   make(chan engine.Event, 16),
+		volumes: &volumes{volume.Memory(func(string, string, map[string]string) {})},
+		ByName:  map[string]*Container{},
+		ByRef:   map[string]image.Summary{"hello:1": {ID: "sha256:" + strings.Repeat("a", 64), RepoTags: []string{"hello:1"}, Size: 1 << 40}},
+		Feed:    make(chan engine.Event, 16),
 	}
 }
 
@@ -126,6 +130,12 @@ func (f *Engine) Remove(_ context.Context, name string, force bool) error {
 	}
 	delete(f.ByName, c.Spec.Name)
 	return nil
+}
+
+// Purge is Remove; the containers here use no volumes.
+func (f *Engine) Purge(ctx context.Context, name string, force bool) error {
+	f.Purged = append(f.Purged, name)
+	return f.Remove(ctx, name, force)
 }
 
 func (f *Engine) Wait(ctx context.Context, name string, _ container.WaitCondition) (<-chan engine.WaitResult, error) {

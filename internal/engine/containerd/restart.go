@@ -1,0 +1,116 @@
+package containerd
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/ledger"
+)
+
+// resumesAtOnce is how many containers start at the same time when the daemon does.
+const resumesAtOnce = 4
+
+// resume starts what the daemon is to start with, and removes what was to go when it ended while no daemon looked.
+func (e *Engine) resume(ctx context.Context, g *errgroup.Group) {
+	slots := make(chan struct{}, resumesAtOnce)
+	for _, c := range e.ledger.All() {
+		switch {
+		case c.HostConfig.AutoRemove && !c.Active() && !c.State.FinishedAt.IsZero():
+			g.Go(func() error { e.autoRemove(ctx, c.ID); return nil })
+		case c.StartsWithDaemon():
+			g.Go(func() error {
+				slots <- struct{}{}
+				defer func() { <-slots }()
+				if err := e.Start(ctx, c.ID); err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {
+					e.cfg.Log.Warn("cannot start a container with the daemon", "container", c.ID, "error", err)
+				}
+				return nil
+			})
+		case c.Again(c):
+			g.Go(func() error { e.again(ctx, c.ID); return nil })
+		}
+	}
+}
+
+// again starts a container that its policy restarts, after its delay, unless a user was quicker. For any other it
+// does nothing.
+func (e *Engine) again(ctx context.Context, id string) {
+	planned, err := e.ledger.Find(id)
+	if err != nil || !planned.Again(planned) {
+		return
+	}
+	t := time.NewTimer(planned.State.Backoff)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return
+	}
+	c, unlock, err := e.ledger.Lock(ctx, id)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if !c.Again(planned) {
+		return
+	}
+	if err := e.startLocked(ctx, c, true); err != nil && ctx.Err() == nil {
+		e.cfg.Log.Warn("cannot restart a container", "container", id, "error", err)
+	}
+}
+
+func (e *Engine) autoRemove(ctx context.Context, id string) {
+	if err := e.Purge(ctx, id, true); err != nil && !errdefs.IsNotFound(err) {
+		e.cfg.Log.Warn("cannot remove a container that is to go at its end", "container", id, "error", err)
+	}
+}
+
+// halt takes down that a user wants the end of a container, so that no policy restarts it, also after a death of the
+// daemon, and returns it as it is then.
+func (e *Engine) halt(ctx context.Context, c *ledger.Container) (*ledger.Container, error) {
+	if !c.Active() || c.HostConfig.RestartPolicy.IsNone() {
+		return c, nil
+	}
+	c, unlock, err := e.ledger.Lock(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if !c.Active() {
+		return c, nil
+	}
+	n := ledger.Halted(c)
+	if err := e.save(e.scope(ctx), n, nil); err != nil {
+		return nil, err
+	}
+	e.ledger.Put(n)
+	return n, nil
+}
+
+// Restart implements engine.Life.
+func (e *Engine) Restart(ctx context.Context, name string, o engine.StopOptions) error {
+	c, unlock, err := e.ledger.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	if c.HostConfig.AutoRemove && c.Running() {
+		n := *c
+		n.State.Keep = true
+		e.ledger.Put(&n)
+	}
+	unlock()
+	if err := e.Stop(ctx, c.ID, o); err != nil {
+		return err
+	}
+	if err := e.Start(ctx, c.ID); err != nil {
+		return err
+	}
+	if c, err := e.ledger.Find(c.ID); err == nil {
+		e.ledger.Report(c, "restart", nil)
+	}
+	return nil
+}
