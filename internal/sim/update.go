@@ -134,7 +134,7 @@ func (tr *truth) parallel(before, after *store.Snapshot, svc *cluster.Service, t
 		return
 	}
 	replaced := taskOf(before, had.Owner)
-	if replaced == nil || sameTemplate(svc, replaced) || replaced.Status.State != swarm.TaskStateRunning || tr.unknown(replaced) {
+	if replaced == nil || !replaced.WantsToRun() || sameTemplate(svc, replaced) || replaced.Status.State != swarm.TaskStateRunning || tr.unknown(replaced) {
 		return // nobody loses anything by it
 	}
 	if n, ok := store.Get[*cluster.Node](before, replaced.NodeID); !ok || tr.unknown(n) || n.Status.State == swarm.NodeStateDown || n.Spec.Availability == swarm.NodeAvailabilityDrain {
