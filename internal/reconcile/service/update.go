@@ -176,13 +176,16 @@ func (pl *plan) busy(s *slot, delay time.Duration) (until time.Time, endless boo
 		if !pl.ours(t) || t.Attempt > 0 {
 			continue
 		}
+		from := t.EndedAt
 		switch {
 		case t.Ended():
-			until = t.EndedAt.Add(delay)
 		case t.Status.State == swarm.TaskStateRunning:
-			until = t.RunningAt.Add(delay)
+			from = t.RunningAt
 		case t.WantsToRun():
 			return time.Time{}, true
+		}
+		if at := from.Add(delay); at.After(until) {
+			until = at
 		}
 	}
 	if !pl.env.Now.Before(until) {
