@@ -186,3 +186,66 @@ func TestRollout(t *testing.T) {
 		})
 	}
 }
+
+// A task that ends by itself counts as a failure of the update only while it is watched.
+func TestWatched(t *testing.T) {
+	for ran, want := range map[time.Duration]swarm.UpdateState{
+		2 * time.Second: swarm.UpdateStatePaused,
+		6 * time.Second: swarm.UpdateStateUpdating,
+	} {
+		t.Run(ran.String(), func(t *testing.T) {
+			r := newRollout(t, 2, swarm.UpdateConfig{Parallelism: 1, Delay: time.Hour, Monitor: 4 * time.Second})
+			r.image("hello:2")
+			for range 3 {
+				r.turn("")
+			}
+			for _, task := range r.Tasks("web") {
+				if task.Spec.ContainerSpec.Image == "hello:2" && !task.Ended() {
+					r.At = task.RunningAt.Add(ran)
+					r.become(task, swarm.TaskStateFailed)
+				}
+			}
+			r.rest()
+			if state, says := r.status(); state != want {
+				t.Errorf("%s: %s, want %s", state, says, want)
+			}
+		})
+	}
+}
+
+// Failures are remembered without a history of tasks, and an automatic rollback leaves the ports alone.
+func TestFailuresWithoutHistory(t *testing.T) {
+	c := swarm.UpdateConfig{Parallelism: 1, MaxFailureRatio: 0.4, FailureAction: swarm.UpdateFailureActionRollback}
+	r := newRollout(t, 3, c)
+	none := int64(0)
+	s := &cluster.Swarm{}
+	s.Spec.Orchestration.TaskHistoryRetentionLimit = &none
+	r.Put(s)
+	plantest.Change(r.Swarm, "web", func(v *cluster.Service) {
+		prev := v.Clone().(*cluster.Service).Spec
+		v.PreviousSpec, v.UpdateStatus = &prev, nil
+		v.Spec.TaskTemplate.ContainerSpec.Image = "hello:2"
+		v.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeHost}}}
+		v.Spec.Labels = map[string]string{"a": "b"}
+	})
+	r.rest()
+	for range 20 {
+		r.turn("hello:2")
+	}
+	state, says := r.status()
+	if state != swarm.UpdateStateRollbackCompleted {
+		t.Errorf("%s: %s", state, says)
+	}
+	v := plantest.Get[*cluster.Service](r.Swarm, "web")
+	if v.Spec.TaskTemplate.ContainerSpec.Image != "hello:1" || v.Spec.EndpointSpec == nil || v.Spec.Labels != nil || v.PreviousSpec != nil {
+		t.Errorf("%+v", v.Spec)
+	}
+	if got := r.shown(); got != "3 hello:1" {
+		t.Error(got)
+	}
+	for _, task := range r.Tasks("web") {
+		if task.Ended() {
+			t.Errorf("task %s is kept", task.ID)
+		}
+	}
+}
