@@ -225,6 +225,8 @@ func TestFailuresWithoutHistory(t *testing.T) {
 		prev := v.Clone().(*cluster.Service).Spec
 		v.PreviousSpec, v.UpdateStatus = &prev, nil
 		v.Spec.TaskTemplate.ContainerSpec.Image = "hello:2"
+		hour := time.Hour // until the next try: the slots do not fail at the same time again
+		v.Spec.TaskTemplate.RestartPolicy = &swarm.RestartPolicy{Delay: &hour}
 		v.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeHost}}}
 		v.Spec.Labels = map[string]string{"a": "b"}
 	})
