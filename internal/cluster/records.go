@@ -38,8 +38,8 @@ type Service struct {
 	StateVersion uint64 `json:",omitempty"`
 }
 
-// Task is one try to run a service's container on a node. Status is its state part; everything else, the desired
-// state, the node and the addresses among it, is the specification part.
+// Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
+// else, the desired state, the node and the addresses among it, is the specification part.
 type Task struct {
 	swarm.Task
 	StateVersion uint64 `json:",omitempty"`
@@ -54,6 +54,10 @@ type Task struct {
 	Released bool `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
 	Attempt uint64 `json:",omitempty"`
+	// RunningAt and EndedAt are when it was first known to run and to have ended, in swarm time: Status.Timestamp is the
+	// time of the node's clock, and only that of its last state. Zero: it has not, or so far as the swarm knows.
+	RunningAt time.Time `json:"RunningAt,omitzero"`
+	EndedAt   time.Time `json:"EndedAt,omitzero"`
 }
 
 // Network is a swarm-wide network. Its VNI is in DriverState, its subnets in IPAMOptions; both are state.
@@ -146,8 +150,22 @@ func (s *Service) MergeState(from Object) {
 	s.Endpoint, s.UpdateStatus, s.JobStatus = f.Endpoint, f.UpdateStatus, f.JobStatus
 }
 
-// MergeState takes the status.
-func (t *Task) MergeState(from Object) { t.Status = from.(*Task).Status }
+// MergeState takes the status and since when it holds.
+func (t *Task) MergeState(from Object) {
+	f := from.(*Task)
+	t.Status, t.RunningAt, t.EndedAt = f.Status, f.RunningAt, f.EndedAt
+}
+
+// SetStatus sets what was reported of the task at a time of the swarm.
+func (t *Task) SetStatus(st swarm.TaskStatus, at time.Time) {
+	if st.State == swarm.TaskStateRunning && t.RunningAt.IsZero() {
+		t.RunningAt = at
+	}
+	if Terminal(st.State) && t.EndedAt.IsZero() {
+		t.EndedAt = at
+	}
+	t.Status = st
+}
 
 // MergeState takes the driver state and the allocated address ranges.
 func (n *Network) MergeState(from Object) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/opencontainers/go-digest"
@@ -105,12 +106,15 @@ func TestRefusalsChangeNothingAndSayWhy(t *testing.T) {
 		is   error
 		text string
 	}{
-		"name taken":      {create(spec("web", 1)), errdefs.ErrAlreadyExists, "name conflicts with an existing object: service web already exists"},
-		"port taken":      {create(spec("api", 1, port(8080, 80))), errdefs.ErrInvalidArgument, "port '8080' is already in use by service 'web' (" + id + ") as an ingress port"},
-		"no image":        {create(swarm.ServiceSpec{Annotations: swarm.Annotations{Name: "x"}}), errdefs.ErrInvalidArgument, ""},
-		"stale version":   {update(svc.Version.Index-1, func(*swarm.ServiceSpec) {}), errdefs.ErrUnknown, "update out of sequence"},
-		"rename":          {update(svc.Version.Index, func(s *swarm.ServiceSpec) { s.Name = "other" }), errdefs.ErrNotImplemented, "renaming services is not supported"},
-		"image":           {update(svc.Version.Index, func(s *swarm.ServiceSpec) { s.TaskTemplate.ContainerSpec.Image = "hello:2" }), errdefs.ErrNotImplemented, "rolling updates"},
+		"name taken":    {create(spec("web", 1)), errdefs.ErrAlreadyExists, "name conflicts with an existing object: service web already exists"},
+		"port taken":    {create(spec("api", 1, port(8080, 80))), errdefs.ErrInvalidArgument, "port '8080' is already in use by service 'web' (" + id + ") as an ingress port"},
+		"no image":      {create(swarm.ServiceSpec{Annotations: swarm.Annotations{Name: "x"}}), errdefs.ErrInvalidArgument, ""},
+		"stale version": {update(svc.Version.Index-1, func(*swarm.ServiceSpec) {}), errdefs.ErrUnknown, "update out of sequence"},
+		"rename":        {update(svc.Version.Index, func(s *swarm.ServiceSpec) { s.Name = "other" }), errdefs.ErrNotImplemented, "renaming services is not supported"},
+		"no way back": {func() error {
+			_, err := c.UpdateService(t.Context(), "web", svc.Version.Index, spec("web", 1), control.UpdateOptions{Rollback: "previous"})
+			return err
+		}(), errdefs.ErrFailedPrecondition, "service " + id + " does not have a previous spec"},
 		"unknown service": {c.RemoveService(t.Context(), "nope"), errdefs.ErrNotFound, "service nope not found"},
 		"unknown node":    {c.RemoveNode(t.Context(), "nope", true), errdefs.ErrNotFound, "node nope not found"},
 		"bad availability": {c.UpdateNode(t.Context(), "node1", 1, swarm.NodeSpec{Role: "manager", Availability: "maybe"}), errdefs.ErrInvalidArgument,
@@ -226,5 +230,91 @@ func TestTokensNeverComeBackAfterRotation(t *testing.T) {
 	after, err := c.Swarm(t.Context())
 	if err != nil || after.JoinTokens.Worker == s.JoinTokens.Worker || after.JoinTokens.Manager != s.JoinTokens.Manager {
 		t.Errorf("%+v %v", after.JoinTokens, err)
+	}
+}
+
+func TestUpdateAndRollback(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	id := mustCreate(t, c, spec("web", 1, port(8080, 80)))
+	get := func() *cluster.Service {
+		v, _ := store.Get[*cluster.Service](s.Snapshot(), id)
+		return v
+	}
+	update := func(sp swarm.ServiceSpec, o control.UpdateOptions) error {
+		_, err := c.UpdateService(t.Context(), "web", get().Version.Index, sp, o)
+		return err
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	paused := get().Clone().(*cluster.Service)
+	paused.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStatePaused}
+	_, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutState(paused)); return nil })
+	must(err)
+
+	two := spec("web", 2, port(8081, 80))
+	two.TaskTemplate.ContainerSpec.Image = "hello:2"
+	must(update(two, control.UpdateOptions{QueryRegistry: true}))
+	v := get()
+	if want := "hello:2@" + testDigest.String(); v.Spec.TaskTemplate.ContainerSpec.Image != want || v.UpdateStatus != nil {
+		t.Errorf("image %s, want %s; status %+v, want none", v.Spec.TaskTemplate.ContainerSpec.Image, want, v.UpdateStatus)
+	}
+	other := mustCreate(t, c, spec("other", 1, port(8080, 80)))
+
+	// The way back wants the port that another service has now.
+	if err := update(swarm.ServiceSpec{}, control.UpdateOptions{Rollback: "previous"}); err == nil || !strings.Contains(err.Error(), "already in use by service 'other' ("+other+")") {
+		t.Errorf("rolled back onto another's port: %v", err)
+	}
+	must(c.RemoveService(t.Context(), "other"))
+	must(update(swarm.ServiceSpec{}, control.UpdateOptions{Rollback: "previous"}))
+	v = get()
+	if v.Spec.TaskTemplate.ContainerSpec.Image != "hello:1" || *v.Spec.Mode.Replicated.Replicas != 1 || v.PreviousSpec.TaskTemplate.ContainerSpec.Image == "hello:1" ||
+		v.UpdateStatus == nil || v.UpdateStatus.State != swarm.UpdateStateRollbackStarted || v.UpdateStatus.Message != "manually requested rollback" {
+		t.Errorf("%+v %+v", v.Spec, v.UpdateStatus)
+	}
+	if cl, ok := store.Get[*cluster.Claim](s.Snapshot(), cluster.ClaimPort("tcp", 8080)); !ok || cl.Owner != id {
+		t.Errorf("port 8080 is %+v's", cl)
+	}
+
+	// The same template in other words, with what was left out, is the same template; force is not.
+	svc, err := c.Service(t.Context(), "web", true)
+	must(err)
+	must(update(svc.Spec, control.UpdateOptions{}))
+	if d := cmp.Diff(v.Spec.TaskTemplate, get().Spec.TaskTemplate); d != "" {
+		t.Error(d)
+	}
+	svc.Spec.TaskTemplate.ForceUpdate++
+	must(update(svc.Spec, control.UpdateOptions{}))
+	if get().Spec.TaskTemplate.ForceUpdate != 1 {
+		t.Error("not forced")
+	}
+}
+
+func TestTasksThatAreUpToDate(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	id := mustCreate(t, c, spec("web", 2))
+	svc, err := c.Service(t.Context(), "web", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, image := range []string{"hello:1", "hello:0"} {
+		task := &cluster.Task{ServiceName: "web"}
+		task.ID, task.ServiceID, task.Slot, task.Spec = image, id, i+1, svc.Spec.TaskTemplate
+		task.Spec.ContainerSpec = &swarm.ContainerSpec{Image: image}
+		if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(task)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for value, want := range map[string]int{"true": 1, "false": 2} {
+		got, err := c.Tasks(t.Context(), map[string][]string{"service": {"web"}, "_up-to-date": {value}})
+		if err != nil || len(got) != want || got[0].ID != "hello:1" && want == 1 {
+			t.Errorf("%s: %d tasks, want %d: %v", value, len(got), want, err)
+		}
+	}
+	if _, err := c.Tasks(t.Context(), map[string][]string{"_up-to-date": {"maybe"}}); err == nil {
+		t.Error("maybe is neither")
 	}
 }

@@ -234,13 +234,18 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 	if err != nil {
 		return nil, err
 	}
-	if o.Rollback != "" && o.Rollback != "none" {
-		return nil, errdefs.ErrNotImplemented.WithMessage("service rollback is not implemented by Shoal yet: update the service with its previous specification")
-	}
-	if err := checkSpec(spec, o.EncodedAuth); err != nil {
-		return nil, err
-	}
+	back := o.Rollback == "previous"
 	out := &swarm.ServiceUpdateResponse{Warnings: []string{}}
+	if !back {
+		if err := checkSpec(spec, o.EncodedAuth); err != nil {
+			return nil, err
+		}
+		if o.QueryRegistry {
+			if err := c.pinChanged(ctx, m, ref, &spec); err != nil {
+				out.Warnings = append(out.Warnings, err.Error())
+			}
+		}
+	}
 	return out, m.update(ctx, func(tx *store.Tx) error {
 		old, err := find(tx.Snapshot, "service", ref, serviceName)
 		if err != nil {
@@ -249,23 +254,40 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		if old.Version.Index != version {
 			return outOfSequence()
 		}
-		if spec.Name != old.Spec.Name {
-			return errdefs.ErrNotImplemented.WithMessage("renaming services is not supported")
-		}
-		if modeOf(spec.Mode) != modeOf(old.Spec.Mode) {
-			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
-		}
-		if !sameTemplate(spec.TaskTemplate, old.Spec.TaskTemplate) {
-			return errdefs.ErrNotImplemented.WithMessage("rolling updates are not implemented by Shoal yet: service " + old.Spec.Name +
-				" can change its replicas, labels and published ports; for anything else remove it and create it again")
-		}
 		s := old.Clone().(*cluster.Service)
 		prev := s.Spec
-		s.PreviousSpec, s.Spec = &prev, spec
-		s.Spec.TaskTemplate = old.Spec.TaskTemplate
-		tx.Write(store.PutSpec(s.Clone()))
+		if back {
+			if old.PreviousSpec == nil {
+				return errdefs.ErrFailedPrecondition.WithMessage("service " + old.ID + " does not have a previous spec")
+			}
+			now := m.Store.Now()
+			s.Spec = *s.PreviousSpec
+			s.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateRollbackStarted, Message: "manually requested rollback", StartedAt: &now}
+		} else {
+			s.Spec, s.UpdateStatus = spec, nil // the planner begins an update if there is something to do
+		}
+		if s.Spec.Name != old.Spec.Name {
+			return errdefs.ErrNotImplemented.WithMessage("renaming services is not supported")
+		}
+		if modeOf(s.Spec.Mode) != modeOf(old.Spec.Mode) {
+			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
+		}
+		s.PreviousSpec = &prev
+		if sameTemplate(s.Spec.TaskTemplate, old.Spec.TaskTemplate) {
+			s.Spec.TaskTemplate = old.Spec.TaskTemplate // said in other words it is no reason to restart tasks
+		}
+		tx.Write(store.PutBoth(s.Clone()))
 		return claimPorts(tx, s, old)
 	})
+}
+
+// pinChanged pins the specification's image as [Control.pin] does, if it is not the one that the service has.
+func (c *Control) pinChanged(ctx context.Context, m *Manager, ref string, spec *swarm.ServiceSpec) error {
+	old, err := find(m.Store.Snapshot(), "service", ref, serviceName)
+	if err != nil || old.Spec.TaskTemplate.ContainerSpec != nil && old.Spec.TaskTemplate.ContainerSpec.Image == spec.TaskTemplate.ContainerSpec.Image {
+		return nil // what is wrong with the reference is said by the caller
+	}
+	return c.pin(ctx, spec)
 }
 
 // sameTemplate compares as the user sees it: absent and empty are the same.

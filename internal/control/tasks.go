@@ -3,7 +3,9 @@ package control
 import (
 	"context"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strconv"
 
 	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
@@ -35,8 +37,15 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 		}
 	}
 	nodes := resolve(snap, fl["node"], "node", nodeName)
+	upToDate, err := fl.flag("_up-to-date")
+	if err != nil {
+		return nil, err
+	}
 	out := []swarm.Task{}
 	for t := range store.List[*cluster.Task](snap) {
+		if upToDate && !current(snap, t) {
+			continue
+		}
 		if fl.any("id", prefixOf(t.ID)) && fl.any("name", prefixOf(taskName(t))) && fl.labels("label", t.Labels) &&
 			fl.any("service", func(string) bool { return services[t.ServiceID] }) &&
 			fl.any("node", func(string) bool { return nodes[t.NodeID] }) &&
@@ -46,6 +55,25 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 		}
 	}
 	return out, nil
+}
+
+// flag is a key's value, which is true or false; false if there is none.
+func (f filters) flag(key string) (bool, error) {
+	on := false
+	for _, v := range f[key] {
+		b, err := strconv.ParseBool(v)
+		if err != nil {
+			return false, invalid("invalid filter '%s=%s'", key, v)
+		}
+		on = on || b
+	}
+	return on, nil
+}
+
+// current says whether a task has its service's template.
+func current(snap *store.Snapshot, t *cluster.Task) bool {
+	s, ok := store.Get[*cluster.Service](snap, t.ServiceID)
+	return ok && (t.SpecVersion == s.Version.Index || reflect.DeepEqual(t.Spec, s.Spec.TaskTemplate))
 }
 
 // resolve gives the IDs of the records that the references name; what names nothing is left out.

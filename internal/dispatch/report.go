@@ -256,6 +256,7 @@ func (s *Server) commit(ctx context.Context, batch []*report) error {
 func (s *Server) plan(snap *store.Snapshot, batch []*report) []store.Group {
 	tasks := map[string]*cluster.Task{}
 	nodes := map[string]*cluster.Node{}
+	now := s.cfg.Store.Now()
 	var order []store.Change
 	for _, r := range batch {
 		for _, st := range r.Statuses {
@@ -275,12 +276,12 @@ func (s *Server) plan(snap *store.Snapshot, batch []*report) []store.Group {
 			}
 			if tasks[t.ID] == nil {
 				// Only the state part is written, so the rest need not travel through the log.
-				n := &cluster.Task{StateVersion: t.StateVersion}
+				n := &cluster.Task{StateVersion: t.StateVersion, RunningAt: t.RunningAt, EndedAt: t.EndedAt}
 				n.ID, n.NodeID, n.Meta = t.ID, t.NodeID, t.Meta
 				t, tasks[t.ID] = n, n
 				order = append(order, store.PutState(n))
 			}
-			t.Status = st.Status
+			t.SetStatus(st.Status, now)
 		}
 		if r.Facts == nil {
 			continue

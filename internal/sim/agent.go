@@ -32,6 +32,7 @@ type agent struct {
 type local struct {
 	id       string
 	addr     string
+	bad      bool // its image is not there, until the faults are over
 	state    swarm.TaskState
 	desired  swarm.TaskState
 	held     bool // to be stopped, but not yet
@@ -91,6 +92,9 @@ func (a *agent) fetch() {
 		return // it waits until the manager has caught up
 	}
 	snap := m.store.Snapshot()
+	if _, ok := store.Get[*cluster.Node](snap, a.id); !ok {
+		return // a manager that does not know a node tells it nothing
+	}
 	a.seen = snap.Index()
 	assigned := map[string]*cluster.Task{}
 	for t := range snap.TasksByNode(a.id) {
@@ -107,7 +111,7 @@ func (a *agent) fetch() {
 			if t.Ended() {
 				continue
 			}
-			l = &local{id: id, state: swarm.TaskStateAssigned, reported: swarm.TaskStateAssigned}
+			l = &local{id: id, bad: t.Spec.ContainerSpec.Image == badImage, state: swarm.TaskStateAssigned, reported: swarm.TaskStateAssigned}
 			a.tasks[id] = l
 		}
 		l.desired, l.held = t.DesiredState, t.Held()
@@ -156,7 +160,7 @@ func (a *agent) advance(l *local, now time.Time) {
 			if l.state == swarm.TaskStateReady && l.desired != swarm.TaskStateRunning || l.running() {
 				break
 			}
-			if l.state == swarm.TaskStatePreparing && w.chance(5) {
+			if l.state == swarm.TaskStatePreparing && (l.bad && w.faults || w.chance(5)) {
 				l.state = swarm.TaskStateRejected
 				break
 			}
@@ -198,7 +202,9 @@ func (a *agent) report(now time.Time) {
 				continue
 			}
 			c := t.Clone().(*cluster.Task)
-			c.Status.State, c.Status.Timestamp = states[id], now
+			st := c.Status
+			st.State, st.Timestamp = states[id], now
+			c.SetStatus(st, now)
 			tx.Write(store.PutState(c))
 		}
 		return nil

@@ -42,6 +42,8 @@ func (tr *truth) apply(index uint64, entry []byte) *store.Result {
 			tr.task(before, after, e)
 		case cluster.KindNode:
 			tr.node(e)
+		case cluster.KindService:
+			tr.service(e)
 		}
 	}
 	tr.state(after)
@@ -66,7 +68,10 @@ func (tr *truth) task(before, after *store.Snapshot, e store.Event) {
 		return
 	}
 	if old == nil {
-		w.note("  + task %s of %s.%d, desired %s", t.ID, t.ServiceID, t.Slot, t.DesiredState)
+		w.note("  + task %s of %s.%d, desired %s, %s", t.ID, t.ServiceID, t.Slot, t.DesiredState, t.Spec.ContainerSpec.Image)
+		if svc, ok := store.Get[*cluster.Service](after, t.ServiceID); ok {
+			tr.parallel(before, after, svc, t)
+		}
 		return
 	}
 	if cluster.Before(t.DesiredState, old.DesiredState) {
@@ -86,7 +91,7 @@ func (tr *truth) task(before, after *store.Snapshot, e store.Event) {
 		tr.assigned(after, t)
 	}
 	if old.WantsToRun() && !t.WantsToRun() && !old.Ended() {
-		tr.stopped(before, t)
+		tr.stopped(before, after, t)
 	}
 }
 
@@ -119,7 +124,7 @@ func (tr *truth) assigned(snap *store.Snapshot, t *cluster.Task) {
 }
 
 // stopped checks that a task that had not ended was stopped for a reason (invariant 5).
-func (tr *truth) stopped(snap *store.Snapshot, t *cluster.Task) {
+func (tr *truth) stopped(snap, after *store.Snapshot, t *cluster.Task) {
 	svc, ok := store.Get[*cluster.Service](snap, t.ServiceID)
 	if !ok || tr.unknown(svc) || tr.w.o.Late {
 		return
@@ -136,6 +141,9 @@ func (tr *truth) stopped(snap *store.Snapshot, t *cluster.Task) {
 		}
 	}
 	if uint64(len(slots)) > *svc.Spec.Mode.Replicated.Replicas && t.DesiredState == swarm.TaskStateRemove {
+		return
+	}
+	if tr.stoppedByUpdate(snap, after, svc, t) {
 		return
 	}
 	tr.w.violate("task %s of %s.%d was stopped (desired %s) without a reason", t.ID, t.ServiceID, t.Slot, t.DesiredState)
@@ -172,7 +180,7 @@ func (tr *truth) state(snap *store.Snapshot) {
 	for t := range store.List[*cluster.Task](snap) {
 		if t.WantsToRun() {
 			k := slot{t.ServiceID, t.Slot}
-			if other := slots[k]; other != "" {
+			if other := slots[k]; other != "" && !startFirst(snap, t, taskOf(snap, other)) {
 				w.violate("tasks %s and %s both hold slot %s.%d", other, t.ID, t.ServiceID, t.Slot)
 			}
 			slots[k] = t.ID
@@ -285,6 +293,9 @@ func (w *world) unsettled() string {
 			if t.DesiredState != swarm.TaskStateRemove {
 				slots[t.Slot] = true
 			}
+		}
+		if why := unsettledUpdate(snap, s); why != "" {
+			return why
 		}
 		if want := *s.Spec.Mode.Replicated.Replicas; uint64(len(slots)) != want {
 			return fmt.Sprintf("service %s has %d slots, not %d", s.ID, len(slots), want)

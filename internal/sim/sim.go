@@ -64,6 +64,8 @@ func (f *Failure) Error() string {
 // Stats counts what happened in a run, to show that a run is not empty.
 type Stats struct {
 	Entries, Conflicts, Leaders, Downs, Started, Failed int
+	// Updated counts running tasks that an update replaced, Paused and Rollbacks what became of updates.
+	Updated, Paused, Rollbacks int
 }
 
 // Add adds another run's counts.
@@ -74,6 +76,9 @@ func (s *Stats) Add(o Stats) {
 	s.Downs += o.Downs
 	s.Started += o.Started
 	s.Failed += o.Failed
+	s.Updated += o.Updated
+	s.Paused += o.Paused
+	s.Rollbacks += o.Rollbacks
 }
 
 // Run is one run. Its error is a *Failure.

@@ -69,6 +69,8 @@ func (w *world) user() {
 	switch k := w.rng.IntN(20); {
 	case len(services) == 0 || k < 5 && len(services) < 6:
 		w.createService()
+	case k < 9:
+		w.updateService(services[w.rng.IntN(len(services))].ID)
 	case k < 12:
 		w.scale(services[w.rng.IntN(len(services))].ID, uint64(w.rng.IntN(9)), true)
 	case k < 15:
@@ -126,6 +128,7 @@ func (w *world) createService() {
 	if w.rng.IntN(2) == 0 {
 		t.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: int64(1+w.rng.IntN(3)) * 5e8}}
 	}
+	s.Spec.UpdateConfig, s.Spec.RollbackConfig = w.updateConfig(), w.updateConfig()
 	var claims []store.Change
 	switch w.rng.IntN(3) {
 	case 0:
@@ -162,8 +165,10 @@ func (w *world) scale(id string, n uint64, rival bool) {
 			return fmt.Errorf("no such service")
 		}
 		c := s.Clone().(*cluster.Service)
+		prev := s.Clone().(*cluster.Service).Spec
+		c.PreviousSpec, c.UpdateStatus = &prev, nil
 		c.Spec.Mode.Replicated.Replicas = &n
-		tx.Write(store.PutSpec(c))
+		tx.Write(store.PutBoth(c))
 		return nil
 	})
 }

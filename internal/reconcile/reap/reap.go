@@ -55,6 +55,12 @@ func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 			}
 		}
 		return keys
+	case cluster.KindService:
+		old, _ := e.Old.(*cluster.Service)
+		s, _ := e.New.(*cluster.Service)
+		if updating(old) && !updating(s) {
+			return []reconcile.Key{reconcile.Key(e.ID)}
+		}
 	case cluster.KindSwarm:
 		old, _ := e.Old.(*cluster.Swarm)
 		s, _ := e.New.(*cluster.Swarm)
@@ -93,6 +99,12 @@ func slotPrefix(serviceID string) string {
 	return strings.TrimSuffix(cluster.ClaimSlot(serviceID, 0), "0")
 }
 
+// updating says whether the service is being updated or rolled back. It may be nil.
+func updating(s *cluster.Service) bool {
+	return s != nil && s.UpdateStatus != nil &&
+		(s.UpdateStatus.State == swarm.UpdateStateUpdating || s.UpdateStatus.State == swarm.UpdateStateRollbackStarted)
+}
+
 // history is how many ended tasks of a slot are kept; negative: all.
 func history(s *cluster.Swarm) int64 {
 	if s == nil || s.Spec.Orchestration.TaskHistoryRetentionLimit == nil {
@@ -108,6 +120,9 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 		return reconcile.Plan{}
 	}
 	r := &reaper{snap: snap, env: env, keep: history(snap.Swarm()), gone: map[string]bool{}}
+	if svc, ok := store.Get[*cluster.Service](snap, id); ok && updating(svc) && r.keep == 0 {
+		r.keep = 1 // the service planner counts the slots whose tasks failed
+	}
 	slots := map[int][]*cluster.Task{}
 	var order []int
 	for t := range snap.TasksByService(id) {

@@ -1,16 +1,21 @@
 // Package service plans replicated services: which tasks there shall be.
 //
-// It decides how many tasks a service has and in which slots, when a task that ended is replaced and when one is moved
-// off a node that is down, drained or gone. It owns the desired state of tasks and the claims of slots while their
-// service exists. It never picks a node or an address and never deletes a task: it sets the desired state to remove and
-// package reap deletes. Global services and jobs are not planned here; control refuses them. Tasks of an older
-// specification are left as they are: a changed template counts for new tasks only.
+// It decides how many tasks a service has and in which slots, when a task that ended is replaced, when one is moved off
+// a node that is down, drained or gone, and in which order the tasks of an older template give way to those of the
+// current one: rolling updates and rollbacks. It owns the desired state of tasks and the claims of slots while their
+// service exists, the service's UpdateStatus, and its Spec for one thing: to go back to PreviousSpec when an update fails
+// whose configuration says so. It never picks a node or an address and never deletes a task: it sets the desired state
+// to remove and package reap deletes. Global services and jobs are not planned here; control refuses them.
+//
+// Everything that an update remembers is in records (UpdateStatus, the times of tasks), so that a new leader goes on
+// where the old one stopped.
 package service
 
 import (
 	"cmp"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"time"
 
@@ -36,14 +41,14 @@ func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	case cluster.KindService:
 		old, _ := e.Old.(*cluster.Service)
 		svc, _ := e.New.(*cluster.Service)
-		if old != nil && svc != nil && old.Version == svc.Version {
-			return nil // only its state changed
+		if old != nil && svc != nil && old.Version == svc.Version && reflect.DeepEqual(old.UpdateStatus, svc.UpdateStatus) {
+			return nil // only its endpoint changed
 		}
 		return []reconcile.Key{reconcile.Key(e.ID)}
 	case cluster.KindTask:
 		old, _ := e.Old.(*cluster.Task)
 		t, _ := e.New.(*cluster.Task)
-		if old != nil && t != nil && old.Version == t.Version && old.Ended() == t.Ended() {
+		if old != nil && t != nil && old.Version == t.Version && old.Ended() == t.Ended() && !(t.RunningAt != old.RunningAt && updates(snap, t)) {
 			return nil // a step of its life that changes nothing here
 		}
 		if t == nil {
@@ -67,6 +72,15 @@ func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 		return keys
 	}
 	return nil
+}
+
+// updates says whether the task's service has an update that waits for its tasks.
+func updates(snap *store.Snapshot, t *cluster.Task) bool {
+	svc, ok := store.Get[*cluster.Service](snap, t.ServiceID)
+	if !ok || svc.UpdateStatus == nil {
+		return false
+	}
+	return svc.UpdateStatus.State != swarm.UpdateStateCompleted && svc.UpdateStatus.State != swarm.UpdateStateRollbackCompleted
 }
 
 // AllKeys is every service, and those that are gone while their tasks are not.
@@ -105,6 +119,7 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 		return reconcile.Plan{}
 	}
 	pl.svc = svc
+	pl.ingress = publishes(svc)
 	pl.scale(want)
 	return pl.out
 }
@@ -127,6 +142,8 @@ type plan struct {
 	env  reconcile.Env
 	svc  *cluster.Service
 	out  reconcile.Plan
+	// ingress says that the service's tasks need an address on the routing mesh.
+	ingress bool
 }
 
 func (pl *plan) group(why string, changes ...store.Change) {
@@ -170,10 +187,17 @@ func (pl *plan) scale(want uint64) {
 		}
 		active = surplus[:want]
 	}
+	rolling, ok := pl.rolls(active)
+	if !ok {
+		return
+	}
 	have := make(map[int]bool, len(active))
 	for _, s := range active {
 		have[s.number] = true
-		pl.slot(s)
+		pl.slot(s, rolling)
+	}
+	if rolling {
+		pl.roll(active, want-uint64(len(active)))
 	}
 	n := 0
 	for missing := want - uint64(len(active)); missing > 0; missing-- {

@@ -222,12 +222,14 @@ func TestPlan(t *testing.T) {
 			s.Plan(p)
 			run(s, "web", "gone")
 		}, []string{"1 new/running", "1 running/shutdown gone"}},
-		{"a changed template leaves running tasks", func(s *plantest.Swarm) {
+		{"a change of scale and labels leaves running tasks", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)
 			run(s, "web", "n1")
-			plantest.Change(s, "web", func(v *cluster.Service) { v.Spec.TaskTemplate.ContainerSpec.Image = "hello:2" })
-		}, []string{"1 running/running n1"}},
+			plantest.Change(s, "web", func(v *cluster.Service) {
+				*v.Spec.Mode.Replicated.Replicas, v.Spec.Labels = 2, map[string]string{"a": "b"}
+			})
+		}, []string{"1 running/running n1", "2 new/running"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"time"
@@ -18,13 +19,17 @@ const (
 	stopTimeout = time.Minute
 )
 
-// slot brings one slot to one task that is meant to run, or leaves it finished if the restart policy says so.
-func (pl *plan) slot(s *slot) {
+// slot brings one slot to one task that is meant to run, or leaves it finished if the restart policy says so. While an
+// update rolls, a task of an older template that does not run gives way at once: nobody misses it. Those that run are
+// roll's.
+func (pl *plan) slot(s *slot, rolling bool) {
+	if pl.settleOthers(s) {
+		return
+	}
 	cur := s.current
-	for _, t := range s.tasks {
-		if t != cur && t.WantsToRun() {
-			pl.group(fmt.Sprintf("slot %d has another task", s.number), desire(t, swarm.TaskStateShutdown))
-		}
+	if rolling && !pl.runs(cur) && pl.dirty(cur) {
+		pl.renew(s)
+		return
 	}
 	if !cur.WantsToRun() {
 		return // finished: its policy wants no other
@@ -40,6 +45,50 @@ func (pl *plan) slot(s *slot) {
 	if cur.DesiredState != swarm.TaskStateRunning {
 		pl.promote(s)
 	}
+}
+
+// settleOthers decides on the tasks beside the current one that are meant to run. There is one at most, and only while
+// its successor, which is started first, does not run yet. It says whether it changed anything.
+func (pl *plan) settleOthers(s *slot) bool {
+	keep := pl.standIn(s)
+	if keep != nil && pl.dirty(s.current) && !pl.dirty(keep) {
+		// The service has gone back to the template of the task that never stopped.
+		changes := []store.Change{pl.claim(s, keep)}
+		if s.current.WantsToRun() {
+			changes = append(changes, desire(s.current, swarm.TaskStateShutdown))
+		}
+		pl.group(fmt.Sprintf("slot %d goes back to the task that runs", s.number), changes...)
+		return true
+	}
+	changed := false
+	for _, t := range s.tasks {
+		if t != s.current && t != keep && t.WantsToRun() {
+			pl.group(fmt.Sprintf("slot %d has another task", s.number), desire(t, swarm.TaskStateShutdown))
+			changed = true
+		}
+	}
+	return changed
+}
+
+// standIn is the task that runs on until the slot's current one, which is its successor, does; nil: there is none.
+func (pl *plan) standIn(s *slot) *cluster.Task {
+	cur := s.current
+	st := pl.svc.UpdateStatus
+	paused := st != nil && (st.State == swarm.UpdateStatePaused || st.State == swarm.UpdateStateRollbackPaused)
+	finished := !cur.WantsToRun() && !pl.dirty(cur) && !paused // and that is as it shall be
+	if pl.config().Order != swarm.UpdateOrderStartFirst || cur.Status.State == swarm.TaskStateRunning || finished {
+		return nil
+	}
+	var best *cluster.Task
+	for _, t := range s.tasks {
+		if t == cur || t.DesiredState != swarm.TaskStateRunning || t.Status.State != swarm.TaskStateRunning || pl.lost(t) != "" {
+			continue
+		}
+		if best == nil || cmp.Or(compareBool(pl.dirty(best), pl.dirty(t)), t.CreatedAt.Compare(best.CreatedAt), cmp.Compare(t.ID, best.ID)) > 0 {
+			best = t
+		}
+	}
+	return best
 }
 
 // lost says why the task's node cannot be expected to run it, or "".
