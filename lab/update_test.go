@@ -2,14 +2,22 @@ package lab_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"shoal.dev/shoal/lab"
 )
+
+// refusals is how often in a row a connection may be refused before it counts. A task counts as running when it was
+// started, and until there are health checks nobody knows that it does not listen yet: a client that is sent there in
+// those milliseconds is refused, as with Docker, and comes to another task when it tries again. Anything else, such as
+// a connection that is lost, counts at once.
+const refusals = 20
 
 // load asks the published port from outside, through all hosts in turn and each time over a new connection, until the
 // returned function is called, which says how often it was answered and what went wrong first.
@@ -21,7 +29,11 @@ func (w *world) load(nodes int) (stop func() (answers int64, err error)) {
 		defer close(failed)
 		for ctx.Err() == nil {
 			n := int(asked.Add(1))%nodes + 1
-			if _, err := w.ask(lab.ClientNamespace, fmt.Sprintf("http://%s:8080", w.Host(n).Addr)); err != nil {
+			_, err := w.ask(lab.ClientNamespace, fmt.Sprintf("http://%s:8080", w.Host(n).Addr))
+			for try := 0; errors.Is(err, syscall.ECONNREFUSED) && try < refusals; try++ {
+				_, err = w.ask(lab.ClientNamespace, fmt.Sprintf("http://%s:8080", w.Host(n).Addr))
+			}
+			if err != nil {
 				failed <- fmt.Errorf("through node%d: %w", n, err)
 				return
 			}
