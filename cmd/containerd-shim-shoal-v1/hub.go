@@ -17,10 +17,6 @@ import (
 	"shoal.dev/shoal/internal/engine/containerd/shimdata"
 )
 
-// queued is how many frames wait for a listener before the container does; a frame has at most 16 KB here. Docker's
-// daemon lets a container write 1 MB ahead of an attached client.
-const queued = 64
-
 // hub offers a container's streams to whoever connects to its socket: the daemon, once for each attached client. With
 // nobody there, nothing waits.
 type hub struct {
@@ -30,7 +26,8 @@ type hub struct {
 
 	mu        sync.Mutex
 	listeners map[*listener]struct{}
-	over      chan struct{}  // closed when all output was sent
+	rushed    bool           // the container has ended: it waits for nobody
+	over      bool           // all output was sent
 	written   sync.WaitGroup // listeners' writers
 
 	input sync.Mutex // one frame at a time goes into stdin
@@ -38,16 +35,12 @@ type hub struct {
 
 type listener struct {
 	conn  *net.UnixConn
-	queue chan []byte
-	gone  chan struct{} // closed when it listens no more
-	once  sync.Once
+	queue *shimdata.Queue
 }
-
-func (l *listener) leave() { l.once.Do(func() { close(l.gone) }) }
 
 // offer opens the socket, and a FIFO for input if the container is to have one.
 func (c *kept) offer(r *taskapi.CreateTaskRequest, closeStdin func()) (*hub, error) {
-	h := &hub{closeStdin: closeStdin, listeners: map[*listener]struct{}{}, over: make(chan struct{})}
+	h := &hub{closeStdin: closeStdin, listeners: map[*listener]struct{}{}}
 	if c.target.Stdin {
 		path := filepath.Join(r.Bundle, "stdin.fifo")
 		if err := syscall.Mkfifo(path, 0o600); err != nil && !errors.Is(err, os.ErrExist) {
@@ -81,14 +74,17 @@ func (h *hub) accept() {
 		if err != nil {
 			return // the container has ended
 		}
-		l := &listener{conn: conn, queue: make(chan []byte, queued), gone: make(chan struct{})}
+		l := &listener{conn: conn, queue: shimdata.NewQueue()}
 		h.mu.Lock()
-		if h.isOver() {
+		if h.over {
 			h.mu.Unlock()
 			conn.Close()
 			return
 		}
-		l.queue <- shimdata.AppendFrame(nil, shimdata.FrameHello, shimdata.Hello(time.Now()))
+		if h.rushed {
+			l.queue.Rush()
+		}
+		l.queue.Push(shimdata.AppendFrame(nil, shimdata.FrameHello, shimdata.Hello(time.Now())))
 		h.listeners[l] = struct{}{}
 		h.written.Go(func() { h.write(l) })
 		h.mu.Unlock()
@@ -99,44 +95,30 @@ func (h *hub) accept() {
 // write sends a listener its frames until it leaves or the container has ended.
 func (h *hub) write(l *listener) {
 	defer func() {
-		l.leave()
+		l.queue.Drop()
 		h.mu.Lock()
 		delete(h.listeners, l)
 		h.mu.Unlock()
 		l.conn.Close()
 	}()
 	for {
-		select {
-		case b := <-l.queue:
-			if _, err := l.conn.Write(b); err != nil {
-				return
-			}
-		case <-l.gone:
+		b, more := l.queue.Pop()
+		if !more {
+			_, _ = l.conn.Write(shimdata.AppendFrame(nil, shimdata.FrameEnd, nil)) // or it has left
 			return
-		case <-h.over:
-			for len(l.queue) > 0 {
-				if _, err := l.conn.Write(<-l.queue); err != nil {
-					return
-				}
-			}
-			_, _ = l.conn.Write(shimdata.AppendFrame(nil, shimdata.FrameEnd, nil)) // or it sees the connection end
+		}
+		if _, err := l.conn.Write(b); err != nil {
 			return
 		}
 	}
 }
 
-func (h *hub) isOver() bool {
-	select {
-	case <-h.over:
-		return true
-	default:
-		return false
-	}
-}
-
 // read takes a listener's input until it leaves.
 func (h *hub) read(l *listener) {
-	defer l.leave()
+	defer func() {
+		l.queue.Drop()
+		l.conn.Close()
+	}()
 	buf := make([]byte, shimdata.MaxFrame)
 	for {
 		kind, data, err := shimdata.ReadFrame(l.conn, buf)
@@ -183,23 +165,17 @@ func (h *hub) send(kind byte, data []byte) {
 	h.mu.Unlock()
 	b := shimdata.AppendFrame(nil, kind, data)
 	for _, l := range to {
-		select {
-		case l.queue <- b:
-		case <-l.gone:
-		case <-h.over: // somebody else holds the stream open, and was waited for long enough
-		}
+		l.queue.Push(b) // unless it has left
 	}
 }
 
-// cut drops the listeners for which the container waits.
-func (h *hub) cut() {
+// rush lets the container wait for nobody any more: it has ended, and its last output must come through.
+func (h *hub) rush() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.rushed = true
 	for l := range h.listeners {
-		if len(l.queue) == cap(l.queue) {
-			l.leave()
-			l.conn.Close()
-		}
+		l.queue.Rush()
 	}
 }
 
@@ -209,8 +185,9 @@ func (h *hub) end(patience time.Duration) {
 		h.l.Close() // and removes the socket
 	}
 	h.mu.Lock()
-	close(h.over)
+	h.over = true
 	for l := range h.listeners {
+		l.queue.Finish()
 		_ = l.conn.SetWriteDeadline(time.Now().Add(patience))
 	}
 	h.mu.Unlock()

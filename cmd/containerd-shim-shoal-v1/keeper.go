@@ -118,6 +118,15 @@ func (k *keeper) Kill(ctx context.Context, r *taskapi.KillRequest) (*types.Empty
 
 // Delete returns only when all that the container wrote is in its log.
 func (k *keeper) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	if r.ExecID == "" {
+		// Whoever listens may be slow. The runtime waits for the last output, and in the end throws away what nobody took
+		// from it: so it is taken.
+		k.mu.Lock()
+		if c := k.kept[r.ID]; c != nil {
+			c.hub.rush()
+		}
+		k.mu.Unlock()
+	}
 	resp, err := k.TTRPCTaskService.Delete(ctx, r)
 	if err == nil && r.ExecID == "" {
 		k.forget(r.ID)
@@ -136,9 +145,6 @@ func (k *keeper) forget(id string) {
 	}
 	done := make(chan struct{})
 	go func() { c.drain.Wait(); close(done) }()
-	// Whoever listens may be slow, but the log is not to suffer from it.
-	impatient := time.AfterFunc(drainTime/2, c.hub.cut)
-	defer impatient.Stop()
 	select {
 	case <-done:
 	case <-time.After(drainTime):

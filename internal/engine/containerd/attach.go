@@ -28,12 +28,40 @@ const greetTime = 10 * time.Second
 type line struct {
 	conn  net.Conn
 	since time.Time // output from then on comes through it
+	queue *shimdata.Queue
 }
 
-// waiting are attachments to containers that do not run yet. The zero value holds none.
+// waiting are attachments to containers that do not run yet, and those to containers that do. The zero value holds none.
 type waiting struct {
-	mu   sync.Mutex
-	byID map[string]map[chan *line]struct{} // each of size 1; nil is sent if the container will not run
+	mu    sync.Mutex
+	byID  map[string]map[chan *line]struct{} // each of size 1; nil is sent if the container will not run
+	lines map[*line]string                   // those that talk, with their containers
+}
+
+func (w *waiting) talks(l *line, id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lines == nil {
+		w.lines = map[*line]string{}
+	}
+	w.lines[l] = id
+}
+
+func (w *waiting) silent(l *line) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.lines, l)
+}
+
+// rush takes what the shim of a container that has ended still has for clients, however slow they are: the shim goes.
+func (w *waiting) rush(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for l, of := range w.lines {
+		if of == id {
+			l.queue.Rush()
+		}
+	}
 }
 
 func (w *waiting) add(id string) chan *line {
@@ -123,7 +151,7 @@ func (e *Engine) dialShim(ctx context.Context, id string) (*line, error) {
 		conn.Close()
 		return nil, err
 	}
-	return &line{conn: conn, since: at}, nil
+	return &line{conn: conn, since: at, queue: shimdata.NewQueue()}, nil
 }
 
 // Attach implements engine.Attachments.
@@ -221,9 +249,13 @@ func (e *Engine) replay(ctx context.Context, c *ledger.Container, o engine.Attac
 
 // converse passes streams both ways until one of them ends the attachment.
 func (e *Engine) converse(ctx context.Context, c *ledger.Container, o engine.AttachOptions, s engine.Streams, l *line, keys []byte) error {
-	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+	stop := context.AfterFunc(ctx, func() { l.conn.Close(); l.queue.Drop() })
 	defer stop()
+	defer l.queue.Drop()
+	e.waiting.talks(l, c.ID)
+	defer e.waiting.silent(l)
 	out := make(chan error, 1)
+	go l.fill()
 	go func() { out <- l.output(o, s) }()
 	left := make(chan error, 1)
 	if o.Stdin && s.Stdin != nil && c.Config.OpenStdin {
@@ -250,25 +282,36 @@ func (e *Engine) converse(ctx context.Context, c *ledger.Container, o engine.Att
 	}
 }
 
-// output passes on what the container writes until it has ended or the client has gone.
-func (l *line) output(o engine.AttachOptions, s engine.Streams) error {
+// fill takes frames from the shim until it has no more, which is also so if it was killed: its container is, too.
+func (l *line) fill() {
+	defer l.queue.Finish()
 	buf := make([]byte, shimdata.MaxFrame)
 	for {
 		kind, data, err := shimdata.ReadFrame(l.conn, buf)
-		if err != nil || kind == shimdata.FrameEnd {
-			return nil // also if the shim was killed: its container is, too
+		if err != nil || kind == shimdata.FrameEnd || !l.queue.Push(append([]byte{kind}, data...)) {
+			return
+		}
+	}
+}
+
+// output passes on what the container writes until it has ended or the client has gone.
+func (l *line) output(o engine.AttachOptions, s engine.Streams) error {
+	for {
+		b, more := l.queue.Pop()
+		if !more {
+			return nil
 		}
 		var w io.Writer
 		switch {
-		case kind == shimdata.FrameStdout && o.Stdout:
+		case b[0] == shimdata.FrameStdout && o.Stdout:
 			w = s.Stdout
-		case kind == shimdata.FrameStderr && o.Stderr:
+		case b[0] == shimdata.FrameStderr && o.Stderr:
 			w = s.Stderr
 		}
 		if w == nil {
 			continue
 		}
-		if _, err := w.Write(data); err != nil {
+		if _, err := w.Write(b[1:]); err != nil {
 			return nil // the client has gone
 		}
 	}

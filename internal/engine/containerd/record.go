@@ -185,6 +185,7 @@ func (e *Engine) exitPath(id string) string {
 // ended records that a container has ended, after what it left was cleaned up and its log is complete, and tells
 // everybody. The caller holds the container's lock, or nobody else knows of the container yet.
 func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.Exit) error {
+	e.waiting.rush(c.ID)
 	_, err := e.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.ID})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		// What remains of it would only hinder a next start, and that tries again.

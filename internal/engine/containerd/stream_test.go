@@ -217,8 +217,13 @@ func TestStuckClient(t *testing.T) {
 	if i, err := l.engine.Inspect(t.Context(), id); err != nil || !i.State.Running {
 		t.Fatalf("it did not wait for the client: %+v, %v", i.State, err)
 	}
+	begin := time.Now()
 	if err := l.engine.Kill(t.Context(), id, "KILL"); err != nil {
 		t.Fatal(err)
+	}
+	// The runtime in the shim waits 10 s for output, and then throws it away.
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it ended %s after it was killed: not all can be in the log", took)
 	}
 	log := l.log(t, id)
 	n := 0
@@ -262,5 +267,36 @@ func TestAttachWithoutLog(t *testing.T) {
 	}
 	if left, err := os.Stat(l.engine.cfg.attachPath(id)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket is left: %v, %v", left, err)
+	}
+}
+
+// TestAttachSlowClient is far behind when the container ends, and takes longer than anybody waits. It gets all, and the
+// end is known meanwhile.
+func TestAttachSlowClient(t *testing.T) {
+	l := real(t)
+	const lines = 300000 // 2 MB, more than one side holds
+	id, _, err := l.engine.Create(t.Context(), engine.Spec{Config: &container.Config{Image: "busybox:test", Cmd: []string{"busybox", "seq", "1", fmt.Sprint(lines)}},
+		HostConfig: &container.HostConfig{NetworkMode: "none"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.engine.Remove(context.Background(), id, true)
+	s := &slow{gate: make(chan struct{})}
+	ended, err := l.engine.Wait(t.Context(), id, container.WaitConditionNextExit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-ended
+		time.AfterFunc(7*time.Second, func() { close(s.gate) })
+	}()
+	open := func() (engine.Streams, error) { return engine.Streams{Stdout: s}, l.engine.Start(t.Context(), id) }
+	if err := l.engine.Attach(t.Context(), id, engine.AttachOptions{Stream: true, Stdout: true, Open: open}); err != nil {
+		t.Fatal(err)
+	}
+	for who, n := range map[string]int{"the client": strings.Count(s.got.String(), "\n"), "the log": strings.Count(l.log(t, id), "\n")} {
+		if n != lines {
+			t.Errorf("%s has %d of %d lines", who, n, lines)
+		}
 	}
 }
