@@ -45,6 +45,24 @@ func (l *lab) up(t *testing.T, spec engine.Spec, text string) string {
 	return id
 }
 
+// both takes standard output and standard error, which are written at the same time.
+type both struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *both) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *both) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
 // run runs a command in a container to its end.
 func (l *lab) run(t *testing.T, name string, r container.ExecCreateRequest, o engine.ExecStart, in io.Reader) (string, int) {
 	t.Helper()
@@ -53,7 +71,7 @@ func (l *lab) run(t *testing.T, name string, r container.ExecCreateRequest, o en
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
+	var out both
 	o.Open = func() (engine.Streams, error) { return engine.Streams{Stdin: in, Stdout: &out, Stderr: &out}, nil }
 	if err := l.engine.StartExec(t.Context(), id, o); err != nil {
 		fmt.Fprintln(&out, err)
