@@ -313,7 +313,7 @@ func TestNoInit(t *testing.T) {
 
 func TestNoPathsOfOneMachine(t *testing.T) {
 	for _, name := range files(t) {
-		if name == "layers_test.go" {
+		if name == "layers_test.go" || name == ".git" { // in a second work tree, .git is a file with a path in it
 			continue
 		}
 		data, err := os.ReadFile(name)
