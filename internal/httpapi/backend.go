@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
@@ -36,9 +37,9 @@ type Volumes interface {
 	engine.Volumes
 }
 
-// Events serves /events.
+// Events serves /events. Package engine has the contract.
 type Events interface {
-	Events(ctx context.Context) <-chan engine.Event
+	Recall(ctx context.Context, since time.Time) (past []engine.Event, live <-chan engine.Event)
 }
 
 // Usage counts containers and images for /info.
