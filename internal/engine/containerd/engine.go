@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/client"
@@ -184,8 +185,16 @@ func (e *Engine) scope(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, e.cfg.Namespace)
 }
 
-// Events implements engine.Engine.
+// Events implements engine.Feed.
 func (e *Engine) Events(ctx context.Context) <-chan engine.Event { return e.ledger.Events(ctx) }
+
+// Recall implements engine.Feed.
+func (e *Engine) Recall(ctx context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	return e.ledger.Recall(ctx, since)
+}
+
+// Announce implements engine.Feed.
+func (e *Engine) Announce(ev engine.Event) { e.ledger.Announce(ev) }
 
 // Usage implements engine.Engine.
 func (e *Engine) Usage(ctx context.Context) (engine.Usage, error) {

@@ -101,8 +101,16 @@ func (e *Engine) Crash(name string, code int) error {
 	return nil
 }
 
-// Events implements engine.Engine.
+// Events implements engine.Feed.
 func (e *Engine) Events(ctx context.Context) <-chan engine.Event { return e.ledger.Events(ctx) }
+
+// Recall implements engine.Feed.
+func (e *Engine) Recall(ctx context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	return e.ledger.Recall(ctx, since)
+}
+
+// Announce implements engine.Feed.
+func (e *Engine) Announce(ev engine.Event) { e.ledger.Announce(ev) }
 
 // Usage implements engine.Engine.
 func (e *Engine) Usage(context.Context) (engine.Usage, error) {

@@ -71,7 +71,8 @@ type Ledger struct {
 	byID    map[string]*entry
 	names   map[string]string // name -> ID; also of containers being created
 	subs    map[*subscriber]struct{}
-	lastRun time.Time // time of the last event, so that times never go back
+	past    []engine.Event // the latest engine.KeptEvents, oldest first
+	lastRun time.Time      // time of the last event, so that times never go back
 }
 
 type entry struct {
