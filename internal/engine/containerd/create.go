@@ -96,9 +96,6 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, err
 	}
 	e.ledger.Add(c, "create")
-	if info.config.Healthcheck != nil && cfg.Healthcheck == info.config.Healthcheck {
-		e.cfg.Log.Debug("the image's health check is not run", "container", id)
-	}
 	return id, e.warnings(c.HostConfig), nil
 }
 
@@ -191,7 +188,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		{len(h.BlkioWeightDevice)+len(h.BlkioDeviceReadBps)+len(h.BlkioDeviceWriteBps)+
 			len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps) > 0, "block I/O limits of a device"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "real-time CPU limits"},
-		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks"},
 	}
 	for _, m := range missing {
 		if m.is {

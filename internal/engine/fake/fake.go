@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/health"
 	"shoal.dev/shoal/internal/engine/ledger"
 	"shoal.dev/shoal/internal/engine/volume"
 )
@@ -48,6 +49,7 @@ type Engine struct {
 
 	ledger  *ledger.Ledger
 	execs   ledger.Execs
+	watches health.Watches
 	volumes *volume.Store
 
 	mu         sync.Mutex
@@ -70,6 +72,7 @@ func New() *Engine {
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.
 func (e *Engine) Close() {
+	e.watches.StopAll()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, r := range e.runs {
