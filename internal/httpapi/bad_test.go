@@ -178,6 +178,16 @@ func TestOutsideASwarm(t *testing.T) {
 			{"POST", "/services/create", `{"Name":"a"}`},
 			{"POST", "/services/a/update?version=1", `{}`},
 			{"GET", "/tasks"},
+			{"GET", "/secrets"},
+			{"GET", "/secrets/a"},
+			{"DELETE", "/secrets/a"},
+			{"POST", "/secrets/create", `{"Name":"a","Data":"eA=="}`},
+			{"POST", "/secrets/a/update?version=1", `{}`},
+			{"GET", "/configs"},
+			{"GET", "/configs/a"},
+			{"DELETE", "/configs/a"},
+			{"POST", "/configs/create", `{"Name":"a","Data":"eA=="}`},
+			{"POST", "/configs/a/update?version=1", `{}`},
 		} {
 			w := ask(t, h, r[0], r[1], js, r[2])
 			if w.Code != 503 || messageOf(t, w) != apitest.NotManager {

@@ -111,6 +111,7 @@ type Engine struct {
 	pulls      keyedLock
 	execs      ledger.Execs
 	waiting    waiting
+	probes     probes
 	life       context.Context // ends with Run: what outlives the call that began it ends then
 	endLife    context.CancelFunc
 }
@@ -127,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{filepath.Join(cfg.Root, "containers"), cfg.State, filepath.Join(cfg.State, "a")} {
+	for _, dir := range []string{filepath.Join(cfg.Root, "containers"), cfg.State, filepath.Join(cfg.State, "a"), cfg.probesDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -151,6 +152,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err == nil {
 		err = e.load(e.scope(ctx))
 	}
+	if err == nil {
+		err = e.resumeHealth()
+	}
 	if err != nil {
 		e.endLife()
 		srv.Stop()
@@ -162,9 +166,11 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // Run follows containers until ctx ends, then stops containerd; containers go on. It is to be called once.
 func (e *Engine) Run(ctx context.Context) error {
 	defer e.server.Stop()
+	defer e.probes.Settle(settleTime)
 	defer e.endLife()
 	ctx = e.scope(ctx)
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { e.endOldProbes(gctx); return nil })
 	g.Go(func() error { return e.follow(gctx, g) })
 	e.resume(gctx, g)
 	err := g.Wait()
