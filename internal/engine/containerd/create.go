@@ -177,7 +177,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		what string
 	}{
 		{len(h.Links) > 0, "links"},
-		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},
 		{len(h.DeviceCgroupRules) > 0, "device cgroup rules"},
 		{h.PidMode.IsContainer(), "another container's PID namespace"},

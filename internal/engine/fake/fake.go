@@ -209,15 +209,8 @@ func check(h *container.HostConfig) error {
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
 	}
-	missing := ""
-	switch m := h.NetworkMode; {
-	case h.Init != nil && *h.Init:
-		missing = "an init process inside containers"
-	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():
-		missing = fmt.Sprintf("the network mode %q of plain containers", m)
-	}
-	if missing != "" {
-		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: %s", missing)
+	if m := h.NetworkMode; m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone() {
+		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: the network mode %q of plain containers", string(m))
 	}
 	return nil
 }
