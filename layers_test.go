@@ -48,7 +48,7 @@ var layers = []struct {
 	{"internal/dispatch", []string{"internal/cluster", "internal/dispatch/protocol", "internal/link", "internal/network", "internal/store"}},
 	{"internal/agent", []string{"internal/cluster", "internal/dispatch/protocol", "internal/engine", "internal/network"}},
 	// The API declares what it needs of others and holds no policy.
-	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume"}},
+	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume", "internal/network/fake", "internal/network/local"}},
 	{"internal/httpapi/*", nil},
 	{"internal/httpapi", []string{"internal/httpapi/*", "internal/control", "internal/cluster", "internal/engine"}},
 	// The simulator has no kernel, no container and no wiring.

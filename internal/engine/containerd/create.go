@@ -38,6 +38,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if err != nil {
 		return "", nil, err
 	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
+	if err != nil {
+		return "", nil, err
+	}
 	id := ledger.NewID()
 	mounts, err := e.planMounts(cfg, s.HostConfig)
 	if err != nil {
@@ -59,7 +63,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	}
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
-		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
+		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
 		State: ledger.State{Status: container.StateCreated},
 	}
 	undo := func() {
@@ -170,7 +174,7 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{len(h.Links) > 0, "links"},
+		{len(h.Links) > 0 && !h.NetworkMode.IsUserDefined(), "links on the network bridge"},
 		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},
 		{len(h.DeviceCgroupRules) > 0, "device cgroup rules"},
@@ -193,13 +197,11 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		return err
 	}
 	switch m := h.NetworkMode; {
-	case m == "", m == "default", m == "bridge":
-		if e.cfg.Sandboxes == nil {
-			return notYet("the bridge network on a host without Shoal's network")
-		}
 	case m.IsHost(), m.IsNone():
-	default:
+	case m.IsContainer():
 		return notYet(fmt.Sprintf("the network mode %q of plain containers", m))
+	case e.cfg.Sandboxes == nil:
+		return notYet("networks on a host without Shoal's network")
 	}
 	return checkValues(c, h)
 }

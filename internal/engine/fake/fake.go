@@ -137,6 +137,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err != nil {
 		return "", nil, err
 	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
+	if err != nil {
+		return "", nil, err
+	}
 	id := newID()
 	name, err := e.ledger.Reserve(s.Name, id)
 	if err != nil {
@@ -155,7 +159,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), State: ledger.State{Status: container.StateCreated}}, "create")
 	return id, []string{}, nil
 }
 
@@ -186,7 +190,7 @@ func check(h *container.HostConfig) error {
 	switch m := h.NetworkMode; {
 	case h.Init != nil && *h.Init:
 		missing = "an init process inside containers"
-	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():
+	case m.IsContainer():
 		missing = fmt.Sprintf("the network mode %q of plain containers", m)
 	}
 	if missing != "" {
