@@ -128,7 +128,11 @@ require github.com/klauspost/compress v1.20.2 // indirect
 
 require github.com/moby/docker-image-spec v1.3.1
 
-require github.com/moby/sys/user v0.4.1
+require (
+	github.com/moby/profiles/apparmor v0.1.0
+	github.com/moby/profiles/seccomp v0.2.4
+	github.com/moby/sys/user v0.4.1
+)
 
 require github.com/moby/sys/userns v0.2.1 // indirect
 

@@ -89,6 +89,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"VolumesPrune", volumesPrune},
 		{"VolumesBadInput", volumesBadInput},
 		{"Ports", ports},
+		{"Join", join},
+		{"BadOptions", badOptions},
 		{"Pull", pull},
 		{"ImageInUse", imageInUse},
 		{"NoSuchImage", noSuchImage},
