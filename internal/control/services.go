@@ -123,6 +123,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if have, ok := tx.ServiceByName(spec.Name); ok {
 			return errdefs.ErrAlreadyExists.WithMessage("name conflicts with an existing object: service " + have.Spec.Name + " already exists")
 		}
+		if err := checkFiles(tx, &s.Spec); err != nil {
+			return err
+		}
 		tx.Write(store.Create(s.Clone()))
 		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindService, spec.Name), Owner: s.ID, OwnerName: spec.Name}))
 		return claimPorts(tx, s, nil)
@@ -271,6 +274,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		}
 		if modeOf(s.Spec.Mode) != modeOf(old.Spec.Mode) {
 			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
+		}
+		if err := checkFiles(tx, &s.Spec); err != nil {
+			return err
 		}
 		s.PreviousSpec = &prev
 		if sameTemplate(s.Spec.TaskTemplate, old.Spec.TaskTemplate) {

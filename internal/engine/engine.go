@@ -28,10 +28,10 @@ type Engine interface {
 	Containers
 	Execs
 	Attachments
+	Healths
 	Images
 	Volumes
-	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.
-	Events(ctx context.Context) <-chan Event
+	Feed
 	// Usage counts containers and images, for `info`.
 	Usage(ctx context.Context) (Usage, error)
 }
@@ -146,16 +146,6 @@ type LogLine struct {
 	Stream string // "stdout" or "stderr"
 	Time   time.Time
 	Line   []byte
-}
-
-// Event is something that happened to a container: create, start, die, oom, stop, kill, destroy; to an image;
-// or to a volume: create, mount, unmount, destroy, prune.
-type Event struct {
-	Type       string // "container", "image" or "volume"
-	Action     string
-	ID         string
-	Attributes map[string]string // name, image, exitCode, signal, and the container's labels
-	Time       time.Time
 }
 
 // Usage is what the engine holds.

@@ -94,9 +94,6 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, err
 	}
 	e.ledger.Add(c, "create")
-	if info.config.Healthcheck != nil && cfg.Healthcheck == info.config.Healthcheck {
-		e.cfg.Log.Debug("the image's health check is not run", "container", id)
-	}
 	return id, append(warnings, e.warnings(c.HostConfig)...), nil
 }
 
@@ -187,7 +184,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},
 		{h.Cgroup != "", "another container's cgroup"},
-		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks"},
 	}
 	for _, m := range missing {
 		if m.is {

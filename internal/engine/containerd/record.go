@@ -189,6 +189,7 @@ func (e *Engine) exitPath(id string) string {
 // everybody. The caller holds the container's lock, or nobody else knows of the container yet.
 func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.Exit) error {
 	e.waiting.rush(c.ID)
+	e.probes.Stop(c.ID)
 	_, err := e.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.ID})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		// What remains of it would only hinder a next start, and that tries again.

@@ -75,6 +75,7 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.watchHealth(&n)
 	e.connectWaiting(ctx, c.ID) // who came while it started
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/health"
 	"shoal.dev/shoal/internal/engine/ledger"
 	"shoal.dev/shoal/internal/engine/volume"
 )
@@ -48,6 +49,7 @@ type Engine struct {
 
 	ledger  *ledger.Ledger
 	execs   ledger.Execs
+	watches health.Watches
 	volumes *volume.Store
 
 	mu         sync.Mutex
@@ -69,6 +71,7 @@ func New() *Engine {
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.
 func (e *Engine) Close() {
+	e.watches.StopAll()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, r := range e.runs {
@@ -98,8 +101,16 @@ func (e *Engine) Crash(name string, code int) error {
 	return nil
 }
 
-// Events implements engine.Engine.
+// Events implements engine.Feed.
 func (e *Engine) Events(ctx context.Context) <-chan engine.Event { return e.ledger.Events(ctx) }
+
+// Recall implements engine.Feed.
+func (e *Engine) Recall(ctx context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	return e.ledger.Recall(ctx, since)
+}
+
+// Announce implements engine.Feed.
+func (e *Engine) Announce(ev engine.Event) { e.ledger.Announce(ev) }
 
 // Usage implements engine.Engine.
 func (e *Engine) Usage(context.Context) (engine.Usage, error) {

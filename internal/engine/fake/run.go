@@ -81,6 +81,7 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.watchHealth(&n)
 	e.mu.Lock()
 	r := e.runs[c.ID]
 	if r == nil {
@@ -193,6 +194,7 @@ func (e *Engine) end(id string, code int, oom bool) {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	e.watches.Stop(id)
 	n := ledger.Ended(c, code, time.Now(), oom)
 	e.ledger.Put(n, ledger.EndActions(n)...)
 	close(r.grown)
