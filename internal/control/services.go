@@ -14,6 +14,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/store"
+	"shoal.dev/shoal/internal/template"
 )
 
 // registryTimeout bounds the question for an image's digest; Docker's client waits as long.
@@ -135,6 +136,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 func checkSpec(spec swarm.ServiceSpec, auth string) error {
 	if err := cluster.ValidateServiceSpec(spec); err != nil {
 		return err
+	}
+	if err := template.Check(&spec); err != nil {
+		return invalid("%s", err)
 	}
 	if auth != "" && auth != emptyAuth {
 		return errdefs.ErrNotImplemented.WithMessage("credentials of a service (--with-registry-auth) are not implemented by Shoal yet: use a registry that needs none")

@@ -105,6 +105,10 @@ type Spec struct {
 	HostConfig *container.HostConfig
 	// Ingress is the container's address on the routing mesh; zero for none.
 	Ingress netip.Addr
+	// Files are placed in the container, read-only and in memory: none of them is ever on a disk of the host. They go
+	// with the container's first end, so a container with files starts once, and survive the daemon until then. Their
+	// targets are Conflict-free among each other.
+	Files []File
 }
 
 // StopOptions says how to stop. The zero value takes both from the container, then Docker's defaults (SIGTERM, 10 s).

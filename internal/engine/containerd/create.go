@@ -37,6 +37,9 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if err := checkPlatform(s.Platform); err != nil {
 		return "", nil, err
 	}
+	if err := ledger.CheckFiles(s.Files); err != nil {
+		return "", nil, err
+	}
 	img, info, err := e.findImage(ctx, s.Config.Image)
 	if err != nil {
 		return "", nil, err
@@ -67,12 +70,14 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
 		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
+		Files: engine.Targets(s.Files),
 		State: ledger.State{Status: container.StateCreated},
 	}
 	undo := func() {
 		// The context may be what ended the creation; the traces must go all the same.
 		_ = e.containers.Delete(context.WithoutCancel(ctx), id)
 		_ = os.RemoveAll(c.Dir)
+		e.dropFiles(c)
 		e.releaseVolumes(ctx, c, true)
 		e.ledger.Release(name, id)
 	}
@@ -90,6 +95,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, err
 	}
 	if err := e.populate(ctx, c, mounts); err != nil {
+		undo()
+		return "", nil, err
+	}
+	if err := e.placeFiles(c, s.Files); err != nil {
 		undo()
 		return "", nil, err
 	}

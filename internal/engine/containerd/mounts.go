@@ -49,7 +49,7 @@ func (e *Engine) mounts(c *ledger.Container) ([]specs.Mount, error) {
 		list = slices.DeleteFunc(list, func(o specs.Mount) bool { return o.Destination == m.Destination })
 		list = append(list, m)
 	}
-	files := e.filesDir(c)
+	files := e.etcDir(c)
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
 		put(specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(files, name), Options: []string{"rbind", "rprivate", writable(!h.ReadonlyRootfs)}})
 	}
@@ -84,6 +84,9 @@ func (e *Engine) mounts(c *ledger.Container) ([]specs.Mount, error) {
 		}
 		put(specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source,
 			Options: []string{"rbind", string(m.Propagation), writable(m.RW)}})
+	}
+	for i, target := range c.Files {
+		put(specs.Mount{Destination: target, Type: "bind", Source: e.filePath(c.ID, i), Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}})
 	}
 	slices.SortStableFunc(list, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")

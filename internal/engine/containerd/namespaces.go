@@ -75,8 +75,8 @@ func (e *Engine) adopt(c *ledger.Container) error {
 	return nil
 }
 
-// filesDir is where the container's /etc/hostname, /etc/hosts and /etc/resolv.conf are.
-func (e *Engine) filesDir(c *ledger.Container) string {
+// etcDir is where the container's /etc/hostname, /etc/hosts and /etc/resolv.conf are.
+func (e *Engine) etcDir(c *ledger.Container) string {
 	if m := c.HostConfig.NetworkMode; m.IsContainer() {
 		if d, err := e.ledger.Find(m.ConnectedContainer()); err == nil {
 			return d.Dir

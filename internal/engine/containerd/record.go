@@ -123,7 +123,7 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.sweepShm(); err != nil {
 		e.cfg.Log.Warn("cannot unmount shared memory that nothing uses", "error", err)
 	}
-	return e.sweep(known)
+	return errors.Join(e.sweep(known), e.sweepFiles(known))
 }
 
 // runningTasks returns the first processes of the containers that have a live shim and a process.
@@ -196,6 +196,7 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		e.cfg.Log.Warn("cannot clean up after a container", "container", c.ID, "error", err)
 	}
 	_ = os.Remove(e.cfg.attachPath(c.ID)) // a shim that was killed leaves it
+	e.dropFiles(c)
 	n := ledger.Ended(c, exit.Code, exit.At.UTC(), exit.OOMKilled)
 	if err := e.save(ctx, n, nil); err != nil {
 		return fmt.Errorf("record the end of container %s: %w", c.ID, err)

@@ -106,6 +106,9 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	if err := e.ledger.CanJoin(n); err != nil {
 		return err
 	}
+	if err := e.checkFiles(n); err != nil {
+		return err
+	}
 	rootfs, err := e.rootfs(ctx, n)
 	if err != nil {
 		return err

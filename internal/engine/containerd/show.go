@@ -21,7 +21,7 @@ func (e *Engine) Inspect(_ context.Context, name string) (*container.InspectResp
 	r.Driver = snapshotter
 	r.ExecIDs = e.execs.Of(c.ID)
 	r.Storage = &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: snapshotter}}}
-	files := e.filesDir(c)
+	files := e.etcDir(c)
 	r.HostnamePath = filepath.Join(files, "hostname")
 	r.HostsPath = filepath.Join(files, "hosts")
 	r.ResolvConfPath = filepath.Join(files, "resolv.conf")

@@ -96,6 +96,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"VolumesFrom", volumesFrom},
 		{"VolumesPrune", volumesPrune},
 		{"VolumesBadInput", volumesBadInput},
+		{"Files", files},
 		{"Ports", ports},
 		{"Join", join},
 		{"BadOptions", badOptions},

@@ -53,7 +53,8 @@ type Engine struct {
 	volumes *volume.Store
 
 	mu         sync.Mutex
-	runs       map[string]*run   // by container ID, of containers that ran
+	runs       map[string]*run // by container ID, of containers that ran
+	files      map[string][]engine.File
 	local      map[string]string // canonical name -> image ID
 	remote     map[string]string // likewise, what can be pulled
 	failPulls  error
@@ -66,7 +67,7 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an engine that holds no image.
 func New() *Engine {
 	l := ledger.New()
-	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
+	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
 }
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.
@@ -140,6 +141,9 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if s.HostConfig, err = e.ledger.WithDonors(s.HostConfig); err != nil {
 		return "", nil, err
 	}
+	if err := ledger.CheckFiles(s.Files); err != nil {
+		return "", nil, err
+	}
 	image, err := e.find(s.Config.Image)
 	if err != nil {
 		return "", nil, err
@@ -170,8 +174,20 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
+	if len(s.Files) > 0 {
+		e.mu.Lock()
+		e.files[id] = s.Files
+		e.mu.Unlock()
+	}
 	return id, []string{}, nil
+}
+
+// Files are what was placed in a container and is there still.
+func (e *Engine) Files(id string) []engine.File {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.files[id]
 }
 
 // newID is like the ledger's, without the system's entropy, which costs more than all the rest.

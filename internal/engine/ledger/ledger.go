@@ -38,6 +38,7 @@ type Container struct {
 	Ingress    netip.Addr
 	Mounts     []container.MountPoint
 	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
+	Files      []string          `json:",omitempty"` // targets of the files that were given for it, by number; see engine.File
 	Dir        string            // folder of the container's own files; "" if it has none
 	State      State
 }
