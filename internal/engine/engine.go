@@ -28,11 +28,11 @@ type Engine interface {
 	Containers
 	Execs
 	Attachments
+	Healths
 	Images
 	Volumes
 	Networks
-	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.
-	Events(ctx context.Context) <-chan Event
+	Feed
 	// Usage counts containers and images, for `info`.
 	Usage(ctx context.Context) (Usage, error)
 }
@@ -109,6 +109,10 @@ type Spec struct {
 	// Networks are the networks that it is on beside that of HostConfig.NetworkMode, and the settings on each, by the
 	// network's name or ID.
 	Networks map[string]*network.EndpointSettings
+	// Files are placed in the container, read-only and in memory: none of them is ever on a disk of the host. They go
+	// with the container's first end, so a container with files starts once, and survive the daemon until then. Their
+	// targets are Conflict-free among each other.
+	Files []File
 }
 
 // StopOptions says how to stop. The zero value takes both from the container, then Docker's defaults (SIGTERM, 10 s).
@@ -150,16 +154,6 @@ type LogLine struct {
 	Stream string // "stdout" or "stderr"
 	Time   time.Time
 	Line   []byte
-}
-
-// Event is something that happened to a container: create, start, die, oom, stop, kill, destroy; to an image;
-// to a volume: create, mount, unmount, destroy, prune; or to a network: create, connect, disconnect, destroy, prune.
-type Event struct {
-	Type       string // "container", "image", "volume" or "network"
-	Action     string
-	ID         string
-	Attributes map[string]string // name, image, exitCode, signal, and the container's labels
-	Time       time.Time
 }
 
 // Usage is what the engine holds.

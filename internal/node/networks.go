@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
+	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/network/local"
 )
 
@@ -40,6 +41,12 @@ func (s networks) Networks(ctx context.Context, filters map[string][]string) ([]
 
 // Network implements httpapi.Networks.
 func (s networks) Network(ctx context.Context, ref, scope string, _ bool) (*network.Inspect, error) {
+	if scope == "swarm" && ref == cluster.HostNetwork {
+		// Of every node the same, as a service that is to use it says.
+		i := &network.Inspect{}
+		i.ID, i.Name, i.Driver, i.Scope = ref, ref, "host", scope
+		return i, nil
+	}
 	all := s.all(ctx)
 	var named, found []*network.Inspect
 	for i := range all {

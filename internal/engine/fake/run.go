@@ -54,9 +54,15 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	n.State = c.Started(time.Now(), byPolicy)
 	e.mu.Lock()
 	err := e.failStarts
+	if err == nil && len(c.Files) > 0 && e.files[c.ID] == nil {
+		err = ledger.FilesGone(c)
+	}
 	e.nextPid++
 	n.State.Pid = e.nextPid
 	e.mu.Unlock()
+	if err == nil {
+		err = e.ledger.CanJoin(c)
+	}
 	if err == nil && e.usesSandbox(c) {
 		var a engine.Attachment
 		if a, err = c.Attachment(); err == nil {
@@ -85,6 +91,7 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.watchHealth(&n)
 	e.mu.Lock()
 	r := e.runs[c.ID]
 	if r == nil {
@@ -100,7 +107,7 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 }
 
 func (e *Engine) usesSandbox(c *ledger.Container) bool {
-	return e.Sandboxes != nil && !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
+	return e.Sandboxes != nil && c.HostConfig.NetworkMode.IsPrivate() && !c.HostConfig.NetworkMode.IsNone()
 }
 
 // pause waits for d, or for ctx.
@@ -197,7 +204,9 @@ func (e *Engine) end(id string, code int, oom bool) {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	e.watches.Stop(id)
 	n := ledger.Ended(c, code, time.Now(), oom)
+	delete(e.files, id)
 	e.ledger.Put(n, ledger.EndActions(n)...)
 	close(r.grown)
 	r.grown = make(chan struct{})
@@ -233,6 +242,7 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	e.execs.Drop(c.ID)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	delete(e.files, c.ID)
 	if r := e.runs[c.ID]; r != nil {
 		if r.timer != nil {
 			r.timer.Stop()

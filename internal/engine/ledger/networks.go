@@ -26,8 +26,10 @@ type Finder func(ref string) (*network.Inspect, error)
 func Networks(h *container.HostConfig, want map[string]*network.EndpointSettings, find Finder) (map[string]*network.EndpointSettings, error) {
 	mode := NetworkName(h.NetworkMode)
 	if h.NetworkMode.IsContainer() {
-		if len(want) > 0 {
-			return nil, Errorf(errdefs.ErrInvalidArgument, "conflicting options: container type network can't be used with links or other networks")
+		for ref := range want { // clients name it here, too
+			if ref != string(h.NetworkMode) {
+				return nil, errShared()
+			}
 		}
 		return nil, nil
 	}
