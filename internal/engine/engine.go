@@ -28,6 +28,7 @@ type Engine interface {
 	Containers
 	Execs
 	Attachments
+	Files
 	Images
 	Volumes
 	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.

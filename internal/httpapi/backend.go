@@ -24,6 +24,7 @@ type Containers interface {
 	engine.Containers
 	engine.Execs
 	engine.Attachments
+	engine.Files
 }
 
 // Images serves /images and /distribution. Package engine has the contract.

@@ -83,6 +83,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"AttachTwice", attachTwice},
 		{"AttachDetach", attachDetach},
 		{"AttachRemoved", attachRemoved},
+		{"Files", files},
+		{"FilesBadInput", filesBadInput},
 		{"Volumes", volumes},
 		{"VolumesOfContainers", volumesOfContainers},
 		{"VolumesFrom", volumesFrom},

@@ -225,6 +225,7 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	e.execs.Drop(c.ID)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	delete(e.files, c.ID)
 	if r := e.runs[c.ID]; r != nil {
 		if r.timer != nil {
 			r.timer.Stop()
