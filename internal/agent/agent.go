@@ -87,15 +87,17 @@ type Agent struct {
 	clock clock
 	out   outbox
 	net   applier
+	vault vault
 	calm  atomic.Int64 // refused heartbeats in a row after which another manager is tried
 
 	life context.Context // of the tasks: that of Run
 
-	mu      sync.Mutex // guards what follows
-	seen    seen
-	ingress *network.Ingress
-	tasks   map[string]*runner
-	running sync.WaitGroup // the runners
+	mu       sync.Mutex // guards what follows
+	seen     seen
+	ingress  *network.Ingress
+	overlays []*network.Overlay
+	tasks    map[string]*runner
+	running  sync.WaitGroup // the runners
 }
 
 // New returns an agent that begins with [Agent.Run].

@@ -138,8 +138,6 @@ func TestUnsupported(t *testing.T) {
 		{"global", func(s *S) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, "Mode.Global"},
 		{"replicated job", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, "Mode.ReplicatedJob"},
 		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, "Mode.GlobalJob"},
-		{"secrets", cs(func(c *swarm.ContainerSpec) { c.Secrets = []*swarm.SecretReference{{}} }), "ContainerSpec.Secrets"},
-		{"configs", cs(func(c *swarm.ContainerSpec) { c.Configs = []*swarm.ConfigReference{{}} }), "ContainerSpec.Configs"},
 		{"image mount", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "image", Source: "a", Target: "/a"}} }), `mounts of type "image"`},
 		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
 		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), "ContainerSpec.Healthcheck"},
@@ -147,13 +145,14 @@ func TestUnsupported(t *testing.T) {
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {
 			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeCustom, Profile: []byte("{}")}}
 		}), "ContainerSpec.Privileges"},
-		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, "TaskTemplate.Networks"},
+		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
+		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},
 		{"generic resources", func(s *S) {
 			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{}}
 		}, "GenericResources"},
 		{"host port", func(s *S) { s.EndpointSpec.Ports[0].PublishMode = swarm.PortConfigPublishModeHost }, "host mode"},
-		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, "dnsrr"},
+		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

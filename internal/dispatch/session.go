@@ -45,7 +45,9 @@ type session struct {
 	dirty map[string]struct{} // tasks that may have changed; guarded by Server.mu
 
 	sent     map[string]uint64 // version of each task as it was sent
+	files    files
 	mesh     mesh
+	overlays map[string]uint64 // serial of each network as it was sent
 	managers []swarm.Peer
 	period   time.Duration
 }
@@ -228,8 +230,10 @@ func (ss *session) complete(v *view) (*protocol.Frame, error) {
 		}
 		f.Tasks = append(f.Tasks, t)
 		ss.sent[t.ID] = t.Version.Index
+		ss.files.set(t.ID, t)
 	}
-	return f, nil
+	f.Files, _ = ss.files.take(v.snap)
+	return f, ss.sendOverlays(v, f)
 }
 
 // assigned says whether a task is the business of its node.
@@ -241,6 +245,11 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 	for id := range dirty {
 		t, ok := store.Get[*cluster.Task](v.snap, id)
 		had, sent := ss.sent[id]
+		if ok && t.NodeID == ss.node && assigned(t) {
+			ss.files.set(id, t)
+		} else {
+			ss.files.set(id, nil)
+		}
 		switch {
 		case ok && t.NodeID == ss.node && assigned(t):
 			if !sent || had != t.Version.Index {
@@ -254,18 +263,22 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 	}
 	slices.SortFunc(f.Tasks, func(a, b *cluster.Task) int { return strings.Compare(a.ID, b.ID) })
 	slices.Sort(f.Removed)
+	f.Files, f.DroppedFiles = ss.files.take(v.snap)
 	var err error
 	if f.Mesh, err = v.mesh.since(ss.mesh); err != nil {
 		return nil, false, err
 	}
 	ss.mesh = v.mesh
+	if err := ss.sendOverlays(v, f); err != nil {
+		return nil, false, err
+	}
 	if v.period != ss.period {
 		f.HeartbeatPeriod, ss.period = v.period, v.period
 	}
 	if !slices.Equal(v.managers, ss.managers) {
 		f.Managers, ss.managers = v.managers, v.managers
 	}
-	changed := len(f.Tasks)+len(f.Removed) > 0 || f.Mesh != nil || f.HeartbeatPeriod != 0 || f.Managers != nil
+	changed := len(f.Tasks)+len(f.Removed)+len(f.Overlays)+len(f.OverlaysGone)+len(f.Files)+len(f.DroppedFiles) > 0 || f.Mesh != nil || f.HeartbeatPeriod != 0 || f.Managers != nil
 	return f, changed, nil
 }
 

@@ -25,7 +25,7 @@ func fileError(err error, file, name string) error {
 	return err
 }
 
-// StatFile implements engine.Files.
+// StatFile implements engine.Archives.
 func (e *Engine) StatFile(ctx context.Context, name, file string) (container.PathStat, error) {
 	v, err := e.openFiles(ctx, name)
 	if err != nil {
@@ -36,7 +36,7 @@ func (e *Engine) StatFile(ctx context.Context, name, file string) (container.Pat
 	return st, fileError(err, file, name)
 }
 
-// ReadFiles implements engine.Files.
+// ReadFiles implements engine.Archives.
 func (e *Engine) ReadFiles(ctx context.Context, name, file string, open func(container.PathStat) (io.Writer, error)) error {
 	v, err := e.openFiles(ctx, name)
 	if err != nil {
@@ -58,7 +58,7 @@ func (e *Engine) ReadFiles(ctx context.Context, name, file string, open func(con
 	return nil
 }
 
-// WriteFiles implements engine.Files.
+// WriteFiles implements engine.Archives.
 func (e *Engine) WriteFiles(ctx context.Context, name, file string, archive io.Reader, o engine.WriteOptions) error {
 	v, err := e.openFiles(ctx, name)
 	if err != nil {
@@ -121,7 +121,7 @@ func userIn(root *rootfs.Root, name string) (*rootfs.Owner, error) {
 	return &rootfs.Owner{UID: u.Uid, GID: u.Gid}, nil
 }
 
-// Export implements engine.Files.
+// Export implements engine.Archives.
 func (e *Engine) Export(ctx context.Context, name string, w io.Writer) error {
 	v, err := e.openRootfs(ctx, name)
 	if err == nil {
@@ -138,7 +138,7 @@ func (e *Engine) Export(ctx context.Context, name string, w io.Writer) error {
 	return fmt.Errorf("Error exporting container %s: %w", name, err)
 }
 
-// Changes implements engine.Files.
+// Changes implements engine.Archives.
 func (e *Engine) Changes(ctx context.Context, name string) ([]container.FilesystemChange, error) {
 	c, err := e.ledger.Find(name)
 	if err != nil {

@@ -41,7 +41,7 @@ func base() tree {
 // tree returns a container's files, or its image's if it has written none. The caller holds the lock and does not
 // write to them.
 func (e *Engine) tree(c *ledger.Container) tree {
-	if t := e.files[c.ID]; t != nil {
+	if t := e.trees[c.ID]; t != nil {
 		return t
 	}
 	return e.imageTree(c.ImageID)
@@ -68,7 +68,7 @@ func (e *Engine) findFile(name, p string) (*ledger.Container, tree, error) {
 	return c, t, nil
 }
 
-// StatFile implements engine.Files.
+// StatFile implements engine.Archives.
 func (e *Engine) StatFile(_ context.Context, name, p string) (container.PathStat, error) {
 	_, t, err := e.findFile(name, p)
 	if err != nil {
@@ -82,7 +82,7 @@ func (t tree) stat(p string) container.PathStat {
 	return container.PathStat{Name: path.Base(p), Size: f.head.Size, Mode: f.head.FileInfo().Mode(), Mtime: f.head.ModTime, LinkTarget: f.head.Linkname}
 }
 
-// ReadFiles implements engine.Files.
+// ReadFiles implements engine.Archives.
 func (e *Engine) ReadFiles(_ context.Context, name, p string, open func(container.PathStat) (io.Writer, error)) error {
 	c, t, err := e.findFile(name, p)
 	if err != nil {
@@ -126,7 +126,7 @@ func (t tree) pack(w io.Writer, p, base string, top bool) error {
 	return a.Close()
 }
 
-// WriteFiles implements engine.Files. It reads plain archives only.
+// WriteFiles implements engine.Archives. It reads plain archives only.
 func (e *Engine) WriteFiles(_ context.Context, name, p string, archive io.Reader, o engine.WriteOptions) error {
 	c, old, err := e.findFile(name, p)
 	if err != nil {
@@ -142,7 +142,7 @@ func (e *Engine) WriteFiles(_ context.Context, name, p string, archive io.Reader
 	t := maps.Clone(old)
 	err = t.unpack(archive, to, o.KeepKinds)
 	e.mu.Lock()
-	e.files[c.ID] = t
+	e.trees[c.ID] = t
 	e.mu.Unlock()
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (t tree) unpack(archive io.Reader, to string, keepKinds bool) error {
 	}
 }
 
-// Export implements engine.Files.
+// Export implements engine.Archives.
 func (e *Engine) Export(_ context.Context, name string, w io.Writer) error {
 	c, t, err := e.findFile(name, "/")
 	if err != nil {
@@ -202,7 +202,7 @@ func (e *Engine) Export(_ context.Context, name string, w io.Writer) error {
 	return nil
 }
 
-// Changes implements engine.Files.
+// Changes implements engine.Archives.
 func (e *Engine) Changes(_ context.Context, name string) ([]container.FilesystemChange, error) {
 	c, t, err := e.findFile(name, "/")
 	if err != nil {

@@ -45,12 +45,12 @@ func (f *Engine) stat(name, p string) (container.PathStat, error) {
 	return container.PathStat{}, errdefs.ErrNotFound.WithMessage("Could not find the file " + p + " in container " + name)
 }
 
-// StatFile implements engine.Files.
+// StatFile implements engine.Archives.
 func (f *Engine) StatFile(_ context.Context, name, p string) (container.PathStat, error) {
 	return f.stat(name, p)
 }
 
-// ReadFiles implements engine.Files.
+// ReadFiles implements engine.Archives.
 func (f *Engine) ReadFiles(_ context.Context, name, p string, open func(container.PathStat) (io.Writer, error)) error {
 	st, err := f.stat(name, p)
 	if err != nil {
@@ -88,7 +88,7 @@ func (f *Engine) pack(w io.Writer, at, base string) error {
 	return a.Close()
 }
 
-// WriteFiles implements engine.Files.
+// WriteFiles implements engine.Archives.
 func (f *Engine) WriteFiles(_ context.Context, name, p string, archive io.Reader, o engine.WriteOptions) error {
 	st, err := f.stat(name, p)
 	if err != nil {
@@ -118,7 +118,7 @@ func (f *Engine) WriteFiles(_ context.Context, name, p string, archive io.Reader
 	}
 }
 
-// Export implements engine.Files.
+// Export implements engine.Archives.
 func (f *Engine) Export(_ context.Context, name string, w io.Writer) error {
 	if _, err := f.find(name); err != nil {
 		return err
@@ -126,7 +126,7 @@ func (f *Engine) Export(_ context.Context, name string, w io.Writer) error {
 	return f.pack(w, "/", "")
 }
 
-// Changes implements engine.Files.
+// Changes implements engine.Archives.
 func (f *Engine) Changes(_ context.Context, name string) ([]container.FilesystemChange, error) {
 	if _, err := f.find(name); err != nil {
 		return nil, err
