@@ -22,7 +22,7 @@ const (
 
 // waiting says whether the task waits for what this planner gives.
 func waiting(t *cluster.Task) bool {
-	return t.NodeID == "" && t.Status.State == swarm.TaskStateNew && t.WantsToRun()
+	return t.Status.State == swarm.TaskStateNew && t.WantsToRun()
 }
 
 // planTasks gives every new task what it needs and makes it pending.
@@ -74,7 +74,7 @@ func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, pro
 		Network:   swarm.Network{ID: a.ingress.ID},
 		Addresses: []netip.Prefix{netip.PrefixFrom(addr, a.pool.prefix.Bits())},
 	}}
-	claim := &cluster.Claim{ID: cluster.ClaimAddr(a.ingress.ID, addr), Owner: t.ID, OwnerName: fmt.Sprintf("%s.%d", t.ServiceName, t.Slot)}
+	claim := &cluster.Claim{ID: cluster.ClaimAddr(a.ingress.ID, addr), Owner: t.ID, OwnerName: t.Name()}
 	return store.Group{
 		Why:     "gets address " + addr.String(),
 		Changes: []store.Change{store.PutBoth(c), store.Create(claim)},
