@@ -128,13 +128,21 @@ require github.com/klauspost/compress v1.20.2 // indirect
 
 require github.com/moby/docker-image-spec v1.3.1
 
-require github.com/moby/sys/user v0.4.1
+require (
+	github.com/moby/buildkit v0.25.1
+	github.com/moby/sys/user v0.4.1
+)
 
 require github.com/moby/sys/userns v0.2.1 // indirect
 
 require github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 
-require go.opentelemetry.io/auto/sdk v1.2.1 // indirect
+require (
+	github.com/agext/levenshtein v1.2.3 // indirect
+	github.com/planetscale/vtprotobuf v0.6.1-0.20240319094008-0393e58bdf10 // indirect
+	github.com/tonistiigi/go-csvvalue v0.0.0-20240814133006-030d3b2625d0 // indirect
+	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
+)
 
 require (
 	github.com/google/go-cmp v0.7.0

@@ -2,7 +2,8 @@
 // how long a loss lasts, and what a daemon costs.
 //
 // It decides what a figure means and from when to when it is taken; each measurement says so. It looks from outside
-// only: the Engine API, and what the kernel tells of processes. It compares with nobody.
+// only: the Engine API, and what the kernel tells of processes. A peer that has the same API is measured beside it, in the
+// same lab, by the same client, run by run in turn.
 package bench
 
 import (
@@ -22,6 +23,7 @@ import (
 // Figure is what one measurement gave.
 type Figure struct {
 	Name   string    `json:"name"`
+	Of     string    `json:"of"` // the side
 	Unit   string    `json:"unit"`
 	Values []float64 `json:"values"` // one a run, in the order of the runs
 }
@@ -52,17 +54,19 @@ type Report struct {
 	Machine Machine   `json:"machine"`
 	Figures []Figure  `json:"figures"`
 	Failed  []string  `json:"failed,omitempty"` // measurements that gave no figure, and why
+
+	side string // that figures are added for
 }
 
 // add puts values to a figure, which it makes at the first.
 func (r *Report) add(name, unit string, values ...float64) {
 	for i := range r.Figures {
-		if r.Figures[i].Name == name {
+		if r.Figures[i].Name == name && r.Figures[i].Of == r.side {
 			r.Figures[i].Values = append(r.Figures[i].Values, values...)
 			return
 		}
 	}
-	r.Figures = append(r.Figures, Figure{Name: name, Unit: unit, Values: values})
+	r.Figures = append(r.Figures, Figure{Name: name, Of: r.side, Unit: unit, Values: values})
 }
 
 // Print writes the report as a table.
@@ -71,10 +75,10 @@ func (r *Report) Print(w io.Writer) error {
 	fmt.Fprintf(w, "%s\n%s, commit %s\n%d × %s, %d MB, Linux %s, %s\n\n", r.Command, r.When.Format(time.RFC3339), m.Commit,
 		m.Cores, m.Processor, m.MemoryMB, m.Kernel, m.Go)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "median\tfrom\tto\truns\tunit\t  figure")
-	for _, f := range r.Figures {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t  %s\n", number(f.Median()), number(slices.Min(f.Values)), number(slices.Max(f.Values)),
-			len(f.Values), f.Unit, f.Name)
+	fmt.Fprintln(t, "median\tfrom\tto\truns\tunit\tratio\t  figure")
+	for _, f := range r.byName() {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t  %s: %s\n", number(f.Median()), number(slices.Min(f.Values)), number(slices.Max(f.Values)),
+			len(f.Values), f.Unit, r.ratio(f), f.Name, f.Of)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -83,6 +87,35 @@ func (r *Report) Print(w io.Writer) error {
 		fmt.Fprintln(w, "FAILED", f)
 	}
 	return nil
+}
+
+// byName are the figures with the sides of each beside each other, otherwise in their order.
+func (r *Report) byName() []Figure {
+	var out []Figure
+	for _, first := range r.Figures {
+		if slices.ContainsFunc(out, func(f Figure) bool { return f.Name == first.Name }) {
+			continue
+		}
+		for _, f := range r.Figures {
+			if f.Name == first.Name {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
+// ratio is the figure of the first side to that of another; the first side's own line has none.
+func (r *Report) ratio(f Figure) string {
+	for _, first := range r.Figures {
+		if first.Name == f.Name && first.Of != f.Of && f.Median() != 0 {
+			return number(first.Median() / f.Median())
+		}
+		if first.Name == f.Name {
+			break
+		}
+	}
+	return ""
 }
 
 // number prints three figures or so.

@@ -36,14 +36,18 @@ func TestMedian(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	r := &Report{Command: "bench", When: time.Unix(0, 0).UTC(), Machine: Machine{Commit: "abc", Cores: 2}, Failed: []string{"leader: why"}}
+	r.side = "Shoal"
 	r.add("start", "s", 1.5)
 	r.add("start", "s", 0.5, 2.5)
 	r.add("memory", "MB", 120)
+	r.side = "Docker 1"
+	r.add("start", "s", 3)
+	r.side = ""
 	var table bytes.Buffer
 	if err := r.Print(&table); err != nil {
 		t.Fatal(err)
 	}
-	for _, w := range []string{"1.50   0.50   2.50      3", "start", "120", "FAILED leader: why", "commit abc"} {
+	for _, w := range []string{"1.50   0.50   2.50      3", "start: Shoal\n     3.00   3.00   3.00      1      s    0.50  start: Docker 1\n", "120", "FAILED leader: why", "commit abc"} {
 		if !strings.Contains(table.String(), w) {
 			t.Errorf("%q is not in\n%s", w, &table)
 		}
@@ -60,7 +64,7 @@ func TestReport(t *testing.T) {
 	if err := json.Unmarshal(data, &back); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(*r, back); d != "" {
+	if d := cmp.Diff(*r, back, cmp.AllowUnexported(Report{})); d != "" {
 		t.Error(d)
 	}
 }

@@ -18,15 +18,28 @@ import (
 
 // Options says what to measure.
 type Options struct {
-	Runs int            // of each measurement
-	Only *regexp.Regexp // names of the measurements to make; nil is all
-	Out  io.Writer      // for progress
+	Runs  int            // of each measurement
+	Only  *regexp.Regexp // names of the measurements to make; nil is all
+	Sides []Side         // who is measured, in one lab and in turn; none is Shoal alone
+	Out   io.Writer      // for progress
 }
+
+// Side is one of those that are compared.
+type Side struct {
+	Name   string // as the table shows it, with the version
+	Daemon string // absolute path; "" is shoald
+}
+
+// Images of the lab's registry that the measurements run.
+const (
+	helloImage = "hello:1"
+	shellImage = "busybox:latest"
+)
 
 // measurement is a part of the benchmark with a swarm of its own, so that none finds the leavings of another.
 type measurement struct {
 	name            string
-	nodes, managers int
+	nodes, managers int                                        // of each side; without managers there is no swarm
 	prepare         func(context.Context, *rig, *Report) error // once; may be nil
 	run             func(context.Context, *rig, *Report, int) error
 }
@@ -35,6 +48,11 @@ type measurement struct {
 // Docker were.
 func measurements() []measurement {
 	return []measurement{
+		{"containers", 1, 0, nil, containers},
+		{"memory", 1, 0, nil, memory},
+		{"logs", 1, 0, nil, logs},
+		{"ps", 1, 0, thousand, ps},
+		{"pull", 1, 0, bigImage, pulls},
 		{"idle", 3, 3, nil, idle},
 		{"start 1", 3, 3, nil, start(1)},
 		{"start 10", 3, 3, nil, start(10)},
@@ -72,25 +90,39 @@ func Run(ctx context.Context, l *lab.Lab, o Options, r *Report) error {
 }
 
 func (m measurement) all(ctx context.Context, l *lab.Lab, o Options, r *Report) (err error) {
+	sides := o.Sides
+	if len(sides) == 0 {
+		sides = []Side{{Name: "Shoal"}}
+	}
 	up, cancel := context.WithTimeout(ctx, measureWithin)
 	defer cancel()
-	rig, err := newRig(up, l, m.nodes, m.managers)
+	rigs, err := newRigs(up, l, sides, m)
+	defer func() {
+		for _, g := range rigs {
+			g.close()
+		}
+	}()
 	if err != nil {
 		return err
 	}
-	defer rig.close()
 	if m.prepare != nil {
-		if err := m.prepare(up, rig, r); err != nil {
-			return err
+		for i, g := range rigs {
+			if err := m.prepare(up, g, r); err != nil {
+				return fmt.Errorf("%s: %w", sides[i].Name, err)
+			}
 		}
 	}
 	for i := range o.Runs {
 		fmt.Fprintf(o.Out, " %d", i+1)
-		run, cancel := context.WithTimeout(ctx, measureWithin)
-		err := m.run(run, rig, r, i)
-		cancel()
-		if err != nil {
-			return fmt.Errorf("run %d: %w", i+1, err)
+		// In turn: what the machine does meanwhile falls on all sides alike.
+		for j, g := range rigs {
+			r.side = sides[j].Name
+			run, cancel := context.WithTimeout(ctx, measureWithin)
+			err := m.run(run, g, r, i)
+			cancel()
+			if err != nil {
+				return fmt.Errorf("%s, run %d: %w", r.side, i+1, err)
+			}
 		}
 	}
 	return nil
@@ -115,11 +147,7 @@ func idle(ctx context.Context, g *rig, r *Report, _ int) error {
 	}
 	r.add("idle CPU of a manager", "% of a core", 100*(after-before).Seconds()/settle.Seconds()/float64(len(g.clients)))
 	for n := range g.clients {
-		pid, err := g.DaemonPID(n + 1)
-		if err != nil {
-			return err
-		}
-		mb, err := pss(pid)
+		mb, err := g.daemonPSS(n + 1)
 		if err != nil {
 			return err
 		}
@@ -270,7 +298,7 @@ func leaderLoss(ctx context.Context, g *rig, r *Report, run int) error {
 		return err
 	}
 	begin := time.Now()
-	if err := g.Kill(ctx, lost); err != nil {
+	if err := g.lab.Kill(ctx, g.base+lost); err != nil {
 		return err
 	}
 	var accepted atomic.Int64
@@ -297,7 +325,7 @@ func workerLoss(ctx context.Context, g *rig, r *Report, _ int) error {
 		return err
 	}
 	begin := time.Now()
-	if err := g.Kill(ctx, lost); err != nil {
+	if err := g.lab.Kill(ctx, g.base+lost); err != nil {
 		return err
 	}
 	return g.afterLoss(ctx, r, "worker", 1, lost, id, begin)
@@ -313,7 +341,7 @@ func (r *rig) afterLoss(ctx context.Context, rep *Report, who string, at, lost i
 		return err
 	}
 	rep.add(who+" killed until its tasks run elsewhere", "s", time.Since(begin).Seconds())
-	if err := r.Start(ctx, lost); err != nil {
+	if err := r.lab.Start(ctx, r.base+lost); err != nil {
 		return err
 	}
 	if _, err := r.nodeIs(ctx, at, lost, swarm.NodeStateReady); err != nil {

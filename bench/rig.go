@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -15,57 +16,98 @@ import (
 	"shoal.dev/shoal/lab"
 )
 
-// rig is a lab with a swarm and a client of each host's Engine API.
+// rig is the hosts of one side in a lab, and a client of each host's Engine API. Hosts are numbered from 1 on each side.
 type rig struct {
-	*lab.Lab
+	lab     *lab.Lab
+	base    int              // how many hosts of the lab stand before this side's first
 	clients []*client.Client // of host 1, 2, …
 }
 
-// newRig makes a lab with a swarm whose first hosts are managers, with the image on every node.
-func newRig(ctx context.Context, l *lab.Lab, nodes, managers int) (*rig, error) {
-	if err := l.Up(ctx, lab.Options{Nodes: nodes, LogLevel: "warn"}); err != nil {
+// newRigs makes a lab with as many hosts for each side, with the image on each and, with managers, a swarm a side.
+func newRigs(ctx context.Context, l *lab.Lab, sides []Side, m measurement) ([]*rig, error) {
+	o := lab.Options{Nodes: m.nodes * len(sides), LogLevel: "warn", Daemons: map[int]string{}}
+	for i, s := range sides {
+		for n := 1; n <= m.nodes; n++ {
+			o.Daemons[i*m.nodes+n] = s.Daemon
+		}
+	}
+	if err := l.Up(ctx, o); err != nil {
 		return nil, err
 	}
-	r := &rig{Lab: l}
-	for n := 1; n <= nodes; n++ {
+	var rigs []*rig
+	for i, s := range sides {
+		r := &rig{lab: l, base: i * m.nodes}
+		rigs = append(rigs, r)
+		if err := r.fill(ctx, m); err != nil {
+			return rigs, fmt.Errorf("%s: %w", s.Name, err)
+		}
+	}
+	return rigs, nil
+}
+
+// fill connects to the side's hosts and brings them to where the measurement begins.
+func (r *rig) fill(ctx context.Context, m measurement) error {
+	for n := 1; n <= m.nodes; n++ {
 		c, err := r.newClient(n)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		r.clients = append(r.clients, c)
+		for _, image := range []string{helloImage, shellImage} {
+			if err := pull(ctx, c, image); err != nil {
+				return err
+			}
+		}
 	}
-	first := l.Host(1).Addr
+	if m.managers == 0 {
+		return nil
+	}
+	first := r.host(1).Addr
 	if _, err := r.clients[0].SwarmInit(ctx, client.SwarmInitOptions{AdvertiseAddr: first, ListenAddr: "0.0.0.0:2377"}); err != nil {
-		return nil, err
+		return err
 	}
 	sw, err := r.clients[0].SwarmInspect(ctx, client.SwarmInspectOptions{})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for n := 2; n <= nodes; n++ {
+	for n := 2; n <= m.nodes; n++ {
 		token := sw.Swarm.JoinTokens.Worker
-		if n <= managers {
+		if n <= m.managers {
 			token = sw.Swarm.JoinTokens.Manager
 		}
 		o := client.SwarmJoinOptions{JoinToken: token, RemoteAddrs: []string{first + ":2377"}, ListenAddr: "0.0.0.0:2377"}
 		if _, err := r.clients[n-1].SwarmJoin(ctx, o); err != nil {
-			return nil, fmt.Errorf("node%d joins: %w", n, err)
+			return fmt.Errorf("%s joins: %w", r.host(n).Name, err)
 		}
 	}
-	// A first service brings the image to every node.
-	id, err := r.create(ctx, 1, "first", uint64(2*nodes))
+	// A first service shows that every node runs tasks.
+	id, err := r.create(ctx, 1, "first", uint64(2*m.nodes))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := r.running(ctx, 1, id, 2*nodes, nil); err != nil {
-		return nil, err
+	if err := r.running(ctx, 1, id, 2*m.nodes, nil); err != nil {
+		return err
 	}
-	return r, r.remove(ctx, id)
+	return r.remove(ctx, id)
+}
+
+func (r *rig) host(n int) lab.Host { return r.lab.Host(r.base + n) }
+
+// pull brings an image of the lab's registry to a host.
+func pull(ctx context.Context, c *client.Client, image string) error {
+	p, err := c.ImagePull(ctx, image, client.ImagePullOptions{})
+	if err != nil {
+		return fmt.Errorf("pull %s: %w", image, err)
+	}
+	if err := p.Wait(ctx); err != nil {
+		return fmt.Errorf("pull %s: %w", image, err)
+	}
+	return nil
 }
 
 // newClient returns a client of host n with connections of its own.
 func (r *rig) newClient(n int) (*client.Client, error) {
-	return client.New(client.WithHost("unix://" + r.Host(n).Socket))
+	return client.New(client.WithHost("unix://" + r.host(n).Socket))
 }
 
 func (r *rig) close() {
@@ -82,7 +124,7 @@ func (r *rig) create(ctx context.Context, n int, name string, replicas uint64) (
 func create(ctx context.Context, c *client.Client, name string, replicas uint64) (string, error) {
 	res, err := c.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
 		Annotations:  swarm.Annotations{Name: name},
-		TaskTemplate: swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Image: "hello:1"}},
+		TaskTemplate: swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Image: helloImage}},
 		Mode:         swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}},
 	}})
 	return res.ID, err
@@ -138,7 +180,7 @@ func (r *rig) nodeIs(ctx context.Context, at, n int, state swarm.NodeState) (str
 			return err
 		}
 		for _, node := range res.Items {
-			if node.Description.Hostname == r.Host(n).Name {
+			if node.Description.Hostname == r.host(n).Name {
 				id = node.ID
 				if node.Status.State == state {
 					return nil
@@ -162,6 +204,7 @@ func (r *rig) leader(ctx context.Context) (int, error) {
 		for _, node := range res.Items {
 			if node.ManagerStatus != nil && node.ManagerStatus.Leader {
 				_, err := fmt.Sscanf(node.Description.Hostname, "node%d", &leader)
+				leader -= r.base
 				return err
 			}
 		}
@@ -198,27 +241,86 @@ func poll(ctx context.Context, every time.Duration, cond func() error) error {
 // clockTick is the kernel's unit of CPU time in /proc, 1/100 s on every architecture that Linux has (proc_pid_stat(5)).
 const clockTick = 10 * time.Millisecond
 
-// daemonCPU is the CPU time that all daemons have used.
+// daemons are the processes that are the engine of host n: the daemon, and a containerd that it started for itself.
+func (r *rig) daemons(n int) ([]int, error) {
+	pid, err := r.lab.DaemonPID(r.base + n)
+	if err != nil {
+		return nil, err
+	}
+	pids := []int{pid}
+	children, err := childrenOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range children {
+		child, err := strconv.Atoi(f)
+		if err != nil {
+			return nil, err
+		}
+		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child)); strings.TrimSpace(string(name)) == "containerd" {
+			pids = append(pids, child)
+		}
+	}
+	return pids, nil
+}
+
+// childrenOf are the children of all threads of a process.
+func childrenOf(pid int) ([]string, error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, t := range threads {
+		data, err := os.ReadFile(t)
+		if err != nil {
+			continue // the thread has ended
+		}
+		all = append(all, strings.Fields(string(data))...)
+	}
+	return all, nil
+}
+
+// daemonCPU is the CPU time that all daemons of the side have used.
 func (r *rig) daemonCPU() (time.Duration, error) {
 	var sum time.Duration
 	for n := range r.clients {
-		pid, err := r.DaemonPID(n + 1)
+		pids, err := r.daemons(n + 1)
 		if err != nil {
 			return 0, err
 		}
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return 0, err
-		}
-		_, after, _ := strings.Cut(string(data), ") ")
-		f := strings.Fields(after)
-		for _, i := range []int{11, 12} { // utime, stime
-			ticks, err := strconv.Atoi(f[i])
+		for _, pid := range pids {
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			if err != nil {
 				return 0, err
 			}
-			sum += time.Duration(ticks) * clockTick
+			_, after, _ := strings.Cut(string(data), ") ")
+			f := strings.Fields(after)
+			for _, i := range []int{11, 12} { // utime, stime
+				ticks, err := strconv.Atoi(f[i])
+				if err != nil {
+					return 0, err
+				}
+				sum += time.Duration(ticks) * clockTick
+			}
 		}
+	}
+	return sum, nil
+}
+
+// daemonPSS is the memory in MB of the engine of host n.
+func (r *rig) daemonPSS(n int) (float64, error) {
+	pids, err := r.daemons(n)
+	if err != nil {
+		return 0, err
+	}
+	var sum float64
+	for _, pid := range pids {
+		mb, err := pss(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += mb
 	}
 	return sum, nil
 }

@@ -64,23 +64,20 @@ func writeConfig(h Host, logLevel string) error {
 
 // startDaemon starts shoald on a host whose namespace is there and returns when it answers.
 func (l *Lab) startDaemon(ctx context.Context, h Host) error {
-	shoald := l.Shoald
-	if !filepath.IsAbs(shoald) {
-		shoald = filepath.Join(l.Root, shoald)
-	}
-	if _, err := os.Stat(shoald); err != nil {
-		return fmt.Errorf("no daemon to start: %w (make build makes it)", err)
+	daemon, err := l.daemonOf(h)
+	if err != nil {
+		return err
 	}
 	if _, err := os.Stat(nsPath(h.Namespace)); err != nil {
 		return fmt.Errorf("network namespace of %s: %w", h.Name, err)
 	}
-	exited, err := l.spawn(h.Namespace, h.Log, shoald, "--config-file", h.Config)
+	exited, err := l.spawn(h.Namespace, h.Log, daemon, "--config-file", h.Config)
 	if err != nil {
-		return fmt.Errorf("start shoald on %s: %w", h.Name, err)
+		return fmt.Errorf("start %s on %s: %w", filepath.Base(daemon), h.Name, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
-	err = Wait(ctx, "shoald on "+h.Name+" answers", func(ctx context.Context) error {
+	err = Wait(ctx, filepath.Base(daemon)+" on "+h.Name+" answers", func(ctx context.Context) error {
 		select {
 		case err := <-exited:
 			return GiveUp(fmt.Errorf("it ended: %v", err))
@@ -92,6 +89,26 @@ func (l *Lab) startDaemon(ctx context.Context, h Host) error {
 		return fmt.Errorf("%w\nThe end of %s:\n%s", err, h.Log, tail(h.Log, 30))
 	}
 	return nil
+}
+
+// daemonFile names the daemon of a host whose daemon is not shoald.
+func (h Host) daemonFile() string { return filepath.Join(h.Dir, "daemon") }
+
+// daemonOf is the daemon of a host.
+func (l *Lab) daemonOf(h Host) (string, error) {
+	if other, err := os.ReadFile(h.daemonFile()); err == nil {
+		return string(other), nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	shoald := l.Shoald
+	if !filepath.IsAbs(shoald) {
+		shoald = filepath.Join(l.Root, shoald)
+	}
+	if _, err := os.Stat(shoald); err != nil {
+		return "", fmt.Errorf("no daemon to start: %w (make build makes it)", err)
+	}
+	return shoald, nil
 }
 
 // spawn starts a program of the lab in a namespace, as a daemon: a session of its own, no input, its output at the

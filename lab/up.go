@@ -17,6 +17,9 @@ import (
 type Options struct {
 	Nodes    int
 	LogLevel string // of the daemons; "info" if empty
+	// Daemons names, by the number of the host, another daemon than shoald to compare it with: an absolute path. It is
+	// started as shoald is, with --config-file and a file of the keys that dockerd knows.
+	Daemons map[int]string
 }
 
 // Up makes a lab: it removes the one before, whichever clone it came from, makes the network, the registry and the
@@ -55,6 +58,11 @@ func (l *Lab) Up(ctx context.Context, o Options) error {
 		hosts[i] = l.Host(i + 1)
 		if err := writeConfig(hosts[i], o.LogLevel); err != nil {
 			return err
+		}
+		if d := o.Daemons[i+1]; d != "" {
+			if err := os.WriteFile(hosts[i].daemonFile(), []byte(d), 0o644); err != nil {
+				return err
+			}
 		}
 	}
 	if err := makeFabric(ctx); err != nil {

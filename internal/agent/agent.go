@@ -87,6 +87,7 @@ type Agent struct {
 	clock clock
 	out   outbox
 	net   applier
+	vault vault
 	calm  atomic.Int64 // refused heartbeats in a row after which another manager is tried
 
 	life context.Context // of the tasks: that of Run

@@ -451,8 +451,14 @@ func TestTasksThatCannotRunSayWhy(t *testing.T) {
 		edit func(*swarm.TaskSpec)
 		err  string
 	}{
-		{"secrets", func(s *swarm.TaskSpec) { s.ContainerSpec.Secrets = []*swarm.SecretReference{{}} }, "secrets are not there yet"},
-		{"configs", func(s *swarm.TaskSpec) { s.ContainerSpec.Configs = []*swarm.ConfigReference{{}} }, "configs are not there yet"},
+		{"a secret that is gone", func(s *swarm.TaskSpec) {
+			s.ContainerSpec.Secrets = []*swarm.SecretReference{{SecretID: "x", SecretName: "pass", File: &swarm.SecretReferenceFileTarget{Name: "a"}}}
+		}, "secret not found: pass"},
+		{"a config that is gone", func(s *swarm.TaskSpec) {
+			s.ContainerSpec.Configs = []*swarm.ConfigReference{{ConfigID: "x", ConfigName: "page", File: &swarm.ConfigReferenceFileTarget{Name: "a"}}}
+		}, "config not found: page"},
+		{"a bad template", func(s *swarm.TaskSpec) { s.ContainerSpec.Hostname = "{{.Nothing}}" },
+			`expanding hostname failed: template: expansion:1:2: executing "expansion" at <.Nothing>: can't evaluate field Nothing in type *template.facts`},
 		{"a plugin", func(s *swarm.TaskSpec) { s.ContainerSpec = nil }, "the task has no container; plugins and network attachments as tasks are not there yet"},
 		{"a bad host", func(s *swarm.TaskSpec) { s.ContainerSpec.Hosts = []string{"1.2.3.4"} }, `invalid host "1.2.3.4": it needs an address and a name`},
 	} {

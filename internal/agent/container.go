@@ -45,13 +45,8 @@ func grace(t *cluster.Task) time.Duration {
 // user.
 func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 	c := t.Spec.ContainerSpec
-	switch {
-	case c == nil:
+	if c == nil {
 		return engine.Spec{}, errdefs.ErrNotImplemented.WithMessage("the task has no container; plugins and network attachments as tasks are not there yet")
-	case len(c.Secrets) > 0:
-		return engine.Spec{}, errdefs.ErrNotImplemented.WithMessage("secrets are not there yet")
-	case len(c.Configs) > 0:
-		return engine.Spec{}, errdefs.ErrNotImplemented.WithMessage("configs are not there yet")
 	}
 	host, err := hostConfig(t, c)
 	if err != nil {

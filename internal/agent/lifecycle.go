@@ -84,7 +84,7 @@ func (r *runner) start(ctx, up context.Context) error {
 	r.report(swarm.TaskStateAccepted, "accepted", "", nil)
 	r.report(swarm.TaskStatePreparing, "preparing", "", nil)
 	if r.container == "" {
-		spec, err := containerSpec(t, r.a.cfg.NodeID)
+		spec, err := r.a.vault.container(t, r.a.cfg.NodeID)
 		if err != nil {
 			return err
 		}

@@ -84,8 +84,10 @@ func (a *Agent) session(ctx context.Context) error {
 	a.mu.Lock()
 	had := a.seen
 	a.mu.Unlock()
+	node := a.cfg.Describe(ctx)
+	a.vault.describe(a.cfg.NodeID, node)
 	resp, err := protocol.Open(ctx, s.RoundTripper, protocol.PathSession, protocol.SessionRequest{
-		Epoch: had.Epoch, Version: had.Version, Description: a.cfg.Describe(ctx), Addr: a.cfg.Addr,
+		Epoch: had.Epoch, Version: had.Version, Description: node, Addr: a.cfg.Addr,
 	})
 	if err != nil {
 		return because(ctx, err)
@@ -218,7 +220,9 @@ func (a *Agent) take(ctx context.Context, f *protocol.Frame) error {
 	a.seen = seen{f.Epoch, f.Version}
 	// A complete frame is applied even if nothing changed: it repairs what others broke.
 	a.net.set(network.Desired{Version: f.Version, Self: a.cfg.NodeID, Ingress: a.ingress}, f.Mesh != nil, f.Epoch != had.Epoch)
+	a.vault.take(f)
 	a.assign(f, held)
+	a.vault.drop(f.DroppedFiles)
 	return nil
 }
 

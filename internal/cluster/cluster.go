@@ -31,6 +31,10 @@ const (
 	KindNetwork   Kind = "network"   // a swarm-wide network
 	KindClaim     Kind = "claim"     // something that is unique: a name, a port, an address, a slot
 	KindAuthority Kind = "authority" // exactly one: the CA's key. It has no route.
+	KindSecret    Kind = "secret"    // what is known of a secret but its bytes
+	KindConfig    Kind = "config"    // a file that services share
+	// KindSecretData is a secret's bytes. It has no route, and it leaves a manager only for nodes whose tasks use it.
+	KindSecretData Kind = "secret-data"
 )
 
 // Object is a record. A value in the store is immutable: whoever changes one changes a [Object.Clone].

@@ -39,6 +39,10 @@ func copyInto(dst, src reflect.Value) {
 			return
 		}
 		dst.Set(reflect.MakeSlice(src.Type(), src.Len(), src.Len()))
+		if src.Type().Elem().Kind() == reflect.Uint8 { // a config has a million of them
+			reflect.Copy(dst, src)
+			return
+		}
 		for i := range src.Len() {
 			copyInto(dst.Index(i), src.Index(i))
 		}

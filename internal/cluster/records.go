@@ -199,13 +199,19 @@ func New(k Kind) Object {
 		return &Claim{}
 	case KindAuthority:
 		return &Authority{}
+	case KindSecret:
+		return &Secret{}
+	case KindSecretData:
+		return &SecretData{}
+	case KindConfig:
+		return &Config{}
 	}
 	return nil
 }
 
 // Kinds lists every kind of record.
 func Kinds() []Kind {
-	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority}
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig}
 }
 
 // Address returns the task's address on the network, or the zero address.

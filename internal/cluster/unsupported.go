@@ -51,8 +51,6 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 		return nil
 	}
 	out := []missing{
-		{len(c.Secrets) > 0, "secrets", "ContainerSpec.Secrets"},
-		{len(c.Configs) > 0, "configs", "ContainerSpec.Configs"},
 		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks", "ContainerSpec.Healthcheck"},
 		{c.Init != nil && *c.Init, "init processes inside containers", "ContainerSpec.Init"},
 		{c.OpenStdin, "open standard inputs", "ContainerSpec.OpenStdin"},

@@ -146,8 +146,6 @@ func TestUnsupported(t *testing.T) {
 		{"global", func(s *S) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, ""},
 		{"replicated job", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, ""},
 		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, ""},
-		{"secrets", cs(func(c *swarm.ContainerSpec) { c.Secrets = []*swarm.SecretReference{{}} }), "ContainerSpec.Secrets"},
-		{"configs", cs(func(c *swarm.ContainerSpec) { c.Configs = []*swarm.ConfigReference{{}} }), "ContainerSpec.Configs"},
 		{"image mount", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "image", Source: "a", Target: "/a"}} }), `mounts of type "image"`},
 		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
 		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), "ContainerSpec.Healthcheck"},

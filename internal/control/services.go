@@ -14,6 +14,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/store"
+	"shoal.dev/shoal/internal/template"
 )
 
 // registryTimeout bounds the question for an image's digest; Docker's client waits as long.
@@ -88,6 +89,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if have, ok := tx.ServiceByName(spec.Name); ok {
 			return errdefs.ErrAlreadyExists.WithMessage("name conflicts with an existing object: service " + have.Spec.Name + " already exists")
 		}
+		if err := checkFiles(tx, &s.Spec); err != nil {
+			return err
+		}
 		tx.Write(store.Create(s.Clone()))
 		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindService, spec.Name), Owner: s.ID, OwnerName: spec.Name}))
 		return claimPorts(tx, s, nil)
@@ -97,6 +101,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 func checkSpec(spec swarm.ServiceSpec, auth string) error {
 	if err := cluster.ValidateServiceSpec(spec); err != nil {
 		return err
+	}
+	if err := template.Check(&spec); err != nil {
+		return invalid("%s", err)
 	}
 	if auth != "" && auth != emptyAuth {
 		return errdefs.ErrNotImplemented.WithMessage("credentials of a service (--with-registry-auth) are not implemented by Shoal yet: use a registry that needs none")
@@ -242,6 +249,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		}
 		if modeOf(s.Spec.Mode) != modeOf(old.Spec.Mode) {
 			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
+		}
+		if err := checkFiles(tx, &s.Spec); err != nil {
+			return err
 		}
 		s.PreviousSpec = &prev
 		if sameTemplate(s.Spec.TaskTemplate, old.Spec.TaskTemplate) {

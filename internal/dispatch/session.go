@@ -45,6 +45,7 @@ type session struct {
 	dirty map[string]struct{} // tasks that may have changed; guarded by Server.mu
 
 	sent     map[string]uint64 // version of each task as it was sent
+	files    files
 	mesh     mesh
 	managers []swarm.Peer
 	period   time.Duration
@@ -228,7 +229,9 @@ func (ss *session) complete(v *view) (*protocol.Frame, error) {
 		}
 		f.Tasks = append(f.Tasks, t)
 		ss.sent[t.ID] = t.Version.Index
+		ss.files.set(t.ID, t)
 	}
+	f.Files, _ = ss.files.take(v.snap)
 	return f, nil
 }
 
@@ -241,6 +244,11 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 	for id := range dirty {
 		t, ok := store.Get[*cluster.Task](v.snap, id)
 		had, sent := ss.sent[id]
+		if ok && t.NodeID == ss.node && assigned(t) {
+			ss.files.set(id, t)
+		} else {
+			ss.files.set(id, nil)
+		}
 		switch {
 		case ok && t.NodeID == ss.node && assigned(t):
 			if !sent || had != t.Version.Index {
@@ -254,6 +262,7 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 	}
 	slices.SortFunc(f.Tasks, func(a, b *cluster.Task) int { return strings.Compare(a.ID, b.ID) })
 	slices.Sort(f.Removed)
+	f.Files, f.DroppedFiles = ss.files.take(v.snap)
 	var err error
 	if f.Mesh, err = v.mesh.since(ss.mesh); err != nil {
 		return nil, false, err
@@ -265,7 +274,7 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 	if !slices.Equal(v.managers, ss.managers) {
 		f.Managers, ss.managers = v.managers, v.managers
 	}
-	changed := len(f.Tasks)+len(f.Removed) > 0 || f.Mesh != nil || f.HeartbeatPeriod != 0 || f.Managers != nil
+	changed := len(f.Tasks)+len(f.Removed)+len(f.Files)+len(f.DroppedFiles) > 0 || f.Mesh != nil || f.HeartbeatPeriod != 0 || f.Managers != nil
 	return f, changed, nil
 }
 

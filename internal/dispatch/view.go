@@ -253,7 +253,7 @@ func (s *Server) publish(v *view, events []store.Event) {
 func onlyStatus(e store.Event) bool {
 	a, okA := e.Old.(*cluster.Task)
 	b, okB := e.New.(*cluster.Task)
-	return okA && okB && a.Version == b.Version && assigned(a) == assigned(b)
+	return okA && okB && a.Version == b.Version && assigned(a) == assigned(b) && usesFiles(a) == usesFiles(b)
 }
 
 // waitView waits for a view that has everything up to the version.

@@ -28,10 +28,10 @@ type Engine interface {
 	Containers
 	Execs
 	Attachments
+	Healths
 	Images
 	Volumes
-	// Events delivers what happens from now on, in order, until ctx ends; then the channel is closed.
-	Events(ctx context.Context) <-chan Event
+	Feed
 	// Usage counts containers and images, for `info`.
 	Usage(ctx context.Context) (Usage, error)
 }
@@ -105,6 +105,10 @@ type Spec struct {
 	HostConfig *container.HostConfig
 	// Ingress is the container's address on the routing mesh; zero for none.
 	Ingress netip.Addr
+	// Files are placed in the container, read-only and in memory: none of them is ever on a disk of the host. They go
+	// with the container's first end, so a container with files starts once, and survive the daemon until then. Their
+	// targets are Conflict-free among each other.
+	Files []File
 }
 
 // StopOptions says how to stop. The zero value takes both from the container, then Docker's defaults (SIGTERM, 10 s).
@@ -146,16 +150,6 @@ type LogLine struct {
 	Stream string // "stdout" or "stderr"
 	Time   time.Time
 	Line   []byte
-}
-
-// Event is something that happened to a container: create, start, die, oom, stop, kill, destroy; to an image;
-// or to a volume: create, mount, unmount, destroy, prune.
-type Event struct {
-	Type       string // "container", "image" or "volume"
-	Action     string
-	ID         string
-	Attributes map[string]string // name, image, exitCode, signal, and the container's labels
-	Time       time.Time
 }
 
 // Usage is what the engine holds.

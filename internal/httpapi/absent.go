@@ -52,16 +52,6 @@ GET    /swarm/unlockkey                 locking managers
 POST   /swarm/unlock                    locking managers
 GET    /services/{id}/logs              the logs of a service
 GET    /tasks/{id}/logs                 the logs of a task
-GET    /secrets                         listing secrets
-POST   /secrets/create                  creating a secret
-GET    /secrets/{id}                    inspecting a secret
-DELETE /secrets/{id}                    removing a secret
-POST   /secrets/{id}/update             updating a secret
-GET    /configs                         listing configs
-POST   /configs/create                  creating a config
-GET    /configs/{id}                    inspecting a config
-DELETE /configs/{id}                    removing a config
-POST   /configs/{id}/update             updating a config
 `
 
 func absentRoutes() []route {

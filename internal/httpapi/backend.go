@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"time"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
@@ -36,9 +37,9 @@ type Volumes interface {
 	engine.Volumes
 }
 
-// Events serves /events.
+// Events serves /events. Package engine has the contract.
 type Events interface {
-	Events(ctx context.Context) <-chan engine.Event
+	Recall(ctx context.Context, since time.Time) (past []engine.Event, live <-chan engine.Event)
 }
 
 // Usage counts containers and images for /info.
@@ -97,6 +98,29 @@ type Control interface {
 	// Tasks takes the filters id, name, service, node, label, desired-state, runtime.
 	Tasks(ctx context.Context, filters map[string][]string) ([]swarm.Task, error)
 	Task(ctx context.Context, id string) (*swarm.Task, error)
+
+	Secrets
+	Configs
+}
+
+// Secrets is the swarm's secrets. None of its answers has a secret's bytes. The filters are id, name, label, names; an
+// update may change labels only.
+type Secrets interface {
+	Secrets(ctx context.Context, filters map[string][]string) ([]swarm.Secret, error)
+	Secret(ctx context.Context, idOrName string) (*swarm.Secret, error)
+	CreateSecret(ctx context.Context, spec swarm.SecretSpec) (id string, err error)
+	UpdateSecret(ctx context.Context, id string, version uint64, spec swarm.SecretSpec) error
+	// RemoveSecret is InvalidArgument while a service uses it.
+	RemoveSecret(ctx context.Context, idOrName string) error
+}
+
+// Configs is the swarm's configs, likewise, but for their bytes, which are shown.
+type Configs interface {
+	Configs(ctx context.Context, filters map[string][]string) ([]swarm.Config, error)
+	Config(ctx context.Context, idOrName string) (*swarm.Config, error)
+	CreateConfig(ctx context.Context, spec swarm.ConfigSpec) (id string, err error)
+	UpdateConfig(ctx context.Context, id string, version uint64, spec swarm.ConfigSpec) error
+	RemoveConfig(ctx context.Context, idOrName string) error
 }
 
 // Networks serves /networks: the host's own (bridge, host, none) and on a manager also the swarm's. Unlike [Control]

@@ -104,27 +104,26 @@ func parseFilters(s string) (map[string][]string, error) {
 	return out, nil
 }
 
-// parseTime reads a time of a query: Unix seconds, with a fraction of up to nine digits. "" and "0" are zero.
+// parseTime reads a time of a query: Unix seconds with a fraction of up to nine digits, as Docker's clients send it, or
+// what their users write, a time of RFC 3339 or a duration before now. "" and "0" are zero.
 func parseTime(name, s string) (time.Time, error) {
 	if s == "" || s == "0" {
 		return time.Time{}, nil
 	}
-	bad := func() (time.Time, error) {
-		return time.Time{}, invalid("invalid value for %q: %q is not a time in Unix seconds", name, s)
+	if d, err := time.ParseDuration(s); err == nil {
+		return time.Now().Add(-d), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t, nil
 	}
 	whole, frac, _ := strings.Cut(s, ".")
 	sec, err := strconv.ParseInt(whole, 10, 64)
-	if err != nil {
-		return bad()
+	if err != nil || len(frac) > 9 || strings.Trim(frac, "0123456789") != "" {
+		return time.Time{}, invalid("invalid value for %q: %q is not a time in Unix seconds, of RFC 3339 or a duration", name, s)
 	}
-	var nano int64
-	if frac != "" {
-		if len(frac) > 9 || strings.Trim(frac, "0123456789") != "" {
-			return bad()
-		}
-		if nano, err = strconv.ParseInt(frac+strings.Repeat("0", 9-len(frac)), 10, 64); err != nil {
-			return bad()
-		}
+	nano, err := strconv.ParseInt("0"+frac+strings.Repeat("0", 9-len(frac)), 10, 64)
+	if err != nil { // ten digits fit
+		return time.Time{}, err
 	}
 	return time.Unix(sec, nano), nil
 }

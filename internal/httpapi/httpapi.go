@@ -82,6 +82,8 @@ func (a *api) routes() []route {
 	all = append(all, a.serviceRoutes()...)
 	all = append(all, a.taskRoutes()...)
 	all = append(all, a.networkRoutes()...)
+	all = append(all, a.secretRoutes()...)
+	all = append(all, a.configRoutes()...)
 	return append(all, absentRoutes()...)
 }
 

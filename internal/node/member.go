@@ -120,6 +120,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if m.manager != nil {
 		group.Go(func() error { return m.manager.run(ctx) })
+		group.Go(func() error { return m.manager.announce(ctx, n.engine.Announce) })
 	}
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	a := agent.New(agent.Config{

@@ -80,6 +80,16 @@ func (s *Snapshot) NetworkByName(name string) (*cluster.Network, bool) {
 	return firstBy[*cluster.Network](s, "name", name)
 }
 
+// SecretByName returns the secret with the name.
+func (s *Snapshot) SecretByName(name string) (*cluster.Secret, bool) {
+	return firstBy[*cluster.Secret](s, "name", name)
+}
+
+// ConfigByName returns the config with the name.
+func (s *Snapshot) ConfigByName(name string) (*cluster.Config, bool) {
+	return firstBy[*cluster.Config](s, "name", name)
+}
+
 // IngressNetwork returns the routing mesh's network.
 func (s *Snapshot) IngressNetwork() (*cluster.Network, bool) {
 	for n := range List[*cluster.Network](s) {
@@ -160,6 +170,8 @@ func schema() *memdb.DBSchema {
 	})
 	add(cluster.KindService, "name", func(o cluster.Object) string { return o.(*cluster.Service).Spec.Name })
 	add(cluster.KindNetwork, "name", func(o cluster.Object) string { return o.(*cluster.Network).Spec.Name })
+	add(cluster.KindSecret, "name", func(o cluster.Object) string { return o.(*cluster.Secret).Spec.Name })
+	add(cluster.KindConfig, "name", func(o cluster.Object) string { return o.(*cluster.Config).Spec.Name })
 	return db
 }
 

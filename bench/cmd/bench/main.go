@@ -28,7 +28,8 @@ func main() {
 
 func run(ctx context.Context) (err error) {
 	runs := flag.Int("runs", 5, "how often each is measured")
-	only := flag.String("only", "", "measure only what matches this `expression`: idle, start, creations, leader, worker")
+	only := flag.String("only", "", "measure only what matches this `expression`: containers, memory, logs, ps, pull, idle, start, creations, leader, worker")
+	peer := flag.Bool("peer", true, "measure Debian's Docker beside Shoal, fetched into bin/peer")
 	results := flag.String("results", filepath.Join("bench", "results"), "`folder` for the JSON")
 	keep := flag.Bool("keep", false, "leave the last lab up")
 	flag.Parse()
@@ -48,6 +49,13 @@ func run(ctx context.Context) (err error) {
 	}
 	if err := l.CheckBuilt(); err != nil {
 		return err
+	}
+	if *peer {
+		docker, err := bench.Docker(ctx, filepath.Join(root, "bin", "peer"))
+		if err != nil {
+			return fmt.Errorf("%w (with -peer=false Shoal is measured alone)", err)
+		}
+		o.Sides = []bench.Side{{Name: "Shoal"}, docker}
 	}
 	if !*keep {
 		defer func() {

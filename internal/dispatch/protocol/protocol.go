@@ -69,9 +69,27 @@ type Frame struct {
 	Tasks []*cluster.Task `json:",omitempty"`
 	// Removed are the IDs of tasks whose record is gone.
 	Removed []string `json:",omitempty"`
+	// Files are the secrets and configs of the node's tasks that the agent does not have; in a complete frame, all.
+	Files []File `json:",omitempty"`
+	// DroppedFiles are the IDs of those that no task of the node uses any more.
+	DroppedFiles []string `json:",omitempty"`
 	// Mesh is how the routing mesh changed; nil if it did not.
 	Mesh *Mesh `json:",omitempty"`
 }
+
+// File is the payload of a secret or config. IDs are unique over both kinds.
+type File struct {
+	ID   string
+	Data []byte
+	// Template says that the payload is a template.
+	Template bool `json:",omitempty"`
+}
+
+// String keeps the payload out of whatever prints the file.
+func (f File) String() string { return fmt.Sprintf("file %s (%d bytes)", f.ID, len(f.Data)) }
+
+// GoString is String.
+func (f File) GoString() string { return f.String() }
 
 // Mesh is a new routing mesh or a change of it: exactly one of the fields is set, or none for no mesh at all. They are
 // encoded already, because one encoding serves every node.

@@ -30,6 +30,9 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if err := checkPlatform(s.Platform); err != nil {
 		return "", nil, err
 	}
+	if err := ledger.CheckFiles(s.Files); err != nil {
+		return "", nil, err
+	}
 	img, info, err := e.findImage(ctx, s.Config.Image)
 	if err != nil {
 		return "", nil, err
@@ -60,12 +63,14 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
 		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
+		Files: engine.Targets(s.Files),
 		State: ledger.State{Status: container.StateCreated},
 	}
 	undo := func() {
 		// The context may be what ended the creation; the traces must go all the same.
 		_ = e.containers.Delete(context.WithoutCancel(ctx), id)
 		_ = os.RemoveAll(c.Dir)
+		e.dropFiles(c)
 		e.releaseVolumes(ctx, c, true)
 		e.ledger.Release(name, id)
 	}
@@ -86,10 +91,11 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		undo()
 		return "", nil, err
 	}
-	e.ledger.Add(c, "create")
-	if info.config.Healthcheck != nil && cfg.Healthcheck == info.config.Healthcheck {
-		e.cfg.Log.Debug("the image's health check is not run", "container", id)
+	if err := e.placeFiles(c, s.Files); err != nil {
+		undo()
+		return "", nil, err
 	}
+	e.ledger.Add(c, "create")
 	return id, e.warnings(c.HostConfig), nil
 }
 
@@ -182,7 +188,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		{len(h.BlkioWeightDevice)+len(h.BlkioDeviceReadBps)+len(h.BlkioDeviceWriteBps)+
 			len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps) > 0, "block I/O limits of a device"},
 		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "real-time CPU limits"},
-		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks"},
 	}
 	for _, m := range missing {
 		if m.is {

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/client"
@@ -110,6 +111,7 @@ type Engine struct {
 	pulls      keyedLock
 	execs      ledger.Execs
 	waiting    waiting
+	probes     probes
 	life       context.Context // ends with Run: what outlives the call that began it ends then
 	endLife    context.CancelFunc
 }
@@ -126,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{filepath.Join(cfg.Root, "containers"), cfg.State, filepath.Join(cfg.State, "a")} {
+	for _, dir := range []string{filepath.Join(cfg.Root, "containers"), cfg.State, filepath.Join(cfg.State, "a"), cfg.probesDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -150,6 +152,9 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 	if err == nil {
 		err = e.load(e.scope(ctx))
 	}
+	if err == nil {
+		err = e.resumeHealth()
+	}
 	if err != nil {
 		e.endLife()
 		srv.Stop()
@@ -161,9 +166,11 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // Run follows containers until ctx ends, then stops containerd; containers go on. It is to be called once.
 func (e *Engine) Run(ctx context.Context) error {
 	defer e.server.Stop()
+	defer e.probes.Settle(settleTime)
 	defer e.endLife()
 	ctx = e.scope(ctx)
 	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { e.endOldProbes(gctx); return nil })
 	g.Go(func() error { return e.follow(gctx, g) })
 	e.resume(gctx, g)
 	err := g.Wait()
@@ -178,8 +185,16 @@ func (e *Engine) scope(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, e.cfg.Namespace)
 }
 
-// Events implements engine.Engine.
+// Events implements engine.Feed.
 func (e *Engine) Events(ctx context.Context) <-chan engine.Event { return e.ledger.Events(ctx) }
+
+// Recall implements engine.Feed.
+func (e *Engine) Recall(ctx context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	return e.ledger.Recall(ctx, since)
+}
+
+// Announce implements engine.Feed.
+func (e *Engine) Announce(ev engine.Event) { e.ledger.Announce(ev) }
 
 // Usage implements engine.Engine.
 func (e *Engine) Usage(ctx context.Context) (engine.Usage, error) {

@@ -50,6 +50,7 @@ func (e *Engine) freeze(ctx context.Context, name, verb string, to func(*ledger.
 		e.cfg.Log.Warn("cannot record that a container was paused or unpaused", "container", c.ID, "error", err)
 	}
 	e.ledger.Put(n, ledger.Action{Name: verb})
+	e.watchHealth(n)
 	return nil
 }
 

@@ -56,9 +56,12 @@ var shared lab
 
 func TestMain(m *testing.M) {
 	if mode := os.Getenv("SHOAL_ENGINE_TEST"); mode != "" {
-		if strings.HasPrefix(mode, "policy") {
+		switch {
+		case strings.HasPrefix(mode, "policy"):
 			policySurvivor(mode)
-		} else {
+		case strings.HasPrefix(mode, "health"):
+			healthSurvivor(mode)
+		default:
 			survivor(mode)
 		}
 		return
@@ -285,7 +288,7 @@ func busybox(mark string) (v1.Image, error) {
 		if err := tarFile(w, "bin/busybox", 0o755, bin); err != nil {
 			return err
 		}
-		for _, l := range []string{"sh", "sleep", "cat", "id", "env", "ls", "hostname", "true", "mount", "grep", "dd", "touch", "pwd"} {
+		for _, l := range []string{"sh", "sleep", "cat", "id", "env", "ls", "hostname", "true", "mount", "grep", "dd", "touch", "pwd", "test", "rm"} {
 			if err := w.WriteHeader(&tar.Header{Name: "bin/" + l, Typeflag: tar.TypeSymlink, Linkname: "busybox"}); err != nil {
 				return err
 			}

@@ -84,6 +84,9 @@ func (e *Engine) mounts(c *ledger.Container) ([]specs.Mount, error) {
 		put(specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source,
 			Options: []string{"rbind", string(m.Propagation), writable(m.RW)}})
 	}
+	for i, target := range c.Files {
+		put(specs.Mount{Destination: target, Type: "bind", Source: e.filePath(c.ID, i), Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}})
+	}
 	slices.SortStableFunc(list, func(a, b specs.Mount) int {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})

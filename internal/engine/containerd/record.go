@@ -120,7 +120,7 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.volumes.Settle(); err != nil {
 		e.cfg.Log.Warn("cannot unmount volumes that nothing uses", "error", err)
 	}
-	return e.sweep(known)
+	return errors.Join(e.sweep(known), e.sweepFiles(known))
 }
 
 // runningTasks returns the first processes of the containers that have a live shim and a process.
@@ -186,12 +186,14 @@ func (e *Engine) exitPath(id string) string {
 // everybody. The caller holds the container's lock, or nobody else knows of the container yet.
 func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.Exit) error {
 	e.waiting.rush(c.ID)
+	e.probes.Stop(c.ID)
 	_, err := e.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.ID})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		// What remains of it would only hinder a next start, and that tries again.
 		e.cfg.Log.Warn("cannot clean up after a container", "container", c.ID, "error", err)
 	}
 	_ = os.Remove(e.cfg.attachPath(c.ID)) // a shim that was killed leaves it
+	e.dropFiles(c)
 	n := ledger.Ended(c, exit.Code, exit.At.UTC(), exit.OOMKilled)
 	if err := e.save(ctx, n, nil); err != nil {
 		return fmt.Errorf("record the end of container %s: %w", c.ID, err)

@@ -75,6 +75,7 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.watchHealth(&n)
 	e.connectWaiting(ctx, c.ID) // who came while it started
 	return nil
 }
@@ -102,6 +103,9 @@ func (e *Engine) attach(ctx context.Context, c *ledger.Container) (engine.Sandbo
 // start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but
 // for the network.
 func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
+	if err := e.checkFiles(n); err != nil {
+		return err
+	}
 	rootfs, err := e.rootfs(ctx, n)
 	if err != nil {
 		return err

@@ -175,6 +175,7 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 	if err := e.containers.Delete(ctx, c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", c.ID[:12], err)
 	}
+	e.dropFiles(c)
 	e.releaseVolumes(ctx, c, volumes)
 	e.ledger.Drop(c.ID)
 	e.execs.Drop(c.ID)

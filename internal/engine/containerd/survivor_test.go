@@ -52,12 +52,18 @@ func survivor(mode string) {
 		run("meanwhile", "none", "print one", "sleep 700ms", "warn two", "sleep 300ms", "exit 7")
 		run("later", "bridge", "print a", "sleep 4s", "print b", "exit 8")
 		run("gone", "none", "sleep")
+		secret := must(func() (string, error) {
+			id, _, err := e.Create(ctx, engine.Spec{Name: "secret", Config: &container.Config{Image: "busybox:test", Cmd: []string{"sh", "-c", "sleep 4; cat /run/secrets/pass"}},
+				HostConfig: &container.HostConfig{NetworkMode: "none"}, Files: []engine.File{{Target: "/run/secrets/pass", Mode: 0o400, Data: []byte("hunter2\n")}}})
+			return id, err
+		}())
+		must(secret, e.Start(ctx, secret))
 		i := must(e.Inspect(ctx, "gone"))
 		fmt.Println("READY", i.State.Pid)
 		<-ctx.Done()
 	}
 	var all []report
-	for _, name := range []string{"meanwhile", "later", "gone"} {
+	for _, name := range []string{"meanwhile", "later", "gone", "secret"} {
 		i := must(e.Inspect(ctx, name))
 		r := report{Name: name, Waited: i.State.Running}
 		if n := i.NetworkSettings.Networks["bridge"]; n != nil {
@@ -140,7 +146,7 @@ func TestSurvivesKill(t *testing.T) {
 		if got[i].At.Before(killed.Add(-5*time.Second)) || got[i].At.After(time.Now()) {
 			t.Errorf("%s ended at %s", got[i].Name, got[i].At)
 		}
-		if got[i].Name != "later" && got[i].At.After(killed.Add(3*time.Second)) {
+		if got[i].Name != "later" && got[i].Name != "secret" && got[i].At.After(killed.Add(3*time.Second)) {
 			t.Errorf("%s is said to have ended at %s, which is when it was looked for", got[i].Name, got[i].At)
 		}
 		got[i].At = time.Time{}
@@ -149,6 +155,7 @@ func TestSurvivesKill(t *testing.T) {
 		{Name: "meanwhile", Status: "exited", Code: 7, Lines: []string{"stdout one", "stderr two"}},
 		{Name: "later", Status: "exited", Code: 8, Waited: true, IP: "172.18.0.9", Lines: []string{"stdout a", "stdout b"}},
 		{Name: "gone", Status: "exited", Code: 137},
+		{Name: "secret", Status: "exited", Lines: []string{"stdout hunter2"}, Waited: true},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("second daemon (-want +got):\n%s", d)

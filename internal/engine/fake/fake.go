@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/health"
 	"shoal.dev/shoal/internal/engine/ledger"
 	"shoal.dev/shoal/internal/engine/volume"
 )
@@ -48,10 +49,12 @@ type Engine struct {
 
 	ledger  *ledger.Ledger
 	execs   ledger.Execs
+	watches health.Watches
 	volumes *volume.Store
 
 	mu         sync.Mutex
-	runs       map[string]*run   // by container ID, of containers that ran
+	runs       map[string]*run // by container ID, of containers that ran
+	files      map[string][]engine.File
 	local      map[string]string // canonical name -> image ID
 	remote     map[string]string // likewise, what can be pulled
 	failPulls  error
@@ -64,11 +67,12 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an engine that holds no image.
 func New() *Engine {
 	l := ledger.New()
-	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
+	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
 }
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.
 func (e *Engine) Close() {
+	e.watches.StopAll()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, r := range e.runs {
@@ -98,8 +102,16 @@ func (e *Engine) Crash(name string, code int) error {
 	return nil
 }
 
-// Events implements engine.Engine.
+// Events implements engine.Feed.
 func (e *Engine) Events(ctx context.Context) <-chan engine.Event { return e.ledger.Events(ctx) }
+
+// Recall implements engine.Feed.
+func (e *Engine) Recall(ctx context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	return e.ledger.Recall(ctx, since)
+}
+
+// Announce implements engine.Feed.
+func (e *Engine) Announce(ev engine.Event) { e.ledger.Announce(ev) }
 
 // Usage implements engine.Engine.
 func (e *Engine) Usage(context.Context) (engine.Usage, error) {
@@ -123,6 +135,9 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		s.HostConfig = &container.HostConfig{}
 	}
 	if err := check(s.HostConfig); err != nil {
+		return "", nil, err
+	}
+	if err := ledger.CheckFiles(s.Files); err != nil {
 		return "", nil, err
 	}
 	image, err := e.find(s.Config.Image)
@@ -155,8 +170,20 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
+	if len(s.Files) > 0 {
+		e.mu.Lock()
+		e.files[id] = s.Files
+		e.mu.Unlock()
+	}
 	return id, []string{}, nil
+}
+
+// Files are what was placed in a container and is there still.
+func (e *Engine) Files(id string) []engine.File {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.files[id]
 }
 
 // newID is like the ledger's, without the system's entropy, which costs more than all the rest.

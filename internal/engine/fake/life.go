@@ -22,6 +22,7 @@ func (e *Engine) change(ctx context.Context, name, action string, to func(*ledge
 	n, err := to(c)
 	if err == nil {
 		e.ledger.Put(n, ledger.Action{Name: action})
+		e.watchHealth(n)
 	}
 	return err
 }

@@ -53,6 +53,9 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	n.State = c.Started(time.Now(), byPolicy)
 	e.mu.Lock()
 	err := e.failStarts
+	if err == nil && len(c.Files) > 0 && e.files[c.ID] == nil {
+		err = ledger.FilesGone(c)
+	}
 	e.nextPid++
 	n.State.Pid = e.nextPid
 	e.mu.Unlock()
@@ -78,6 +81,7 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
+	e.watchHealth(&n)
 	e.mu.Lock()
 	r := e.runs[c.ID]
 	if r == nil {
@@ -190,7 +194,9 @@ func (e *Engine) end(id string, code int, oom bool) {
 	if r.timer != nil {
 		r.timer.Stop()
 	}
+	e.watches.Stop(id)
 	n := ledger.Ended(c, code, time.Now(), oom)
+	delete(e.files, id)
 	e.ledger.Put(n, ledger.EndActions(n)...)
 	close(r.grown)
 	r.grown = make(chan struct{})
@@ -225,6 +231,7 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	e.execs.Drop(c.ID)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	delete(e.files, c.ID)
 	if r := e.runs[c.ID]; r != nil {
 		if r.timer != nil {
 			r.timer.Stop()

@@ -182,7 +182,7 @@ func (e *Engine) StartExec(ctx context.Context, id string, o engine.ExecStart) e
 	ex.Started(1000)
 	ended := make(chan error, 1)
 	go func() {
-		code, err := e.runExec(ex, s)
+		code, err := e.runExec(context.Background(), ex, s)
 		ex.End(e.ledger, code, map[string]string{"exitCode": strconv.Itoa(code)})
 		if errors.Is(err, escape.ErrDetached) {
 			e.ledger.Report(ex.Container, "exec_detach", map[string]string{"execID": ex.ID})
@@ -200,7 +200,8 @@ func (e *Engine) StartExec(ctx context.Context, id string, o engine.ExecStart) e
 	}
 }
 
-func (e *Engine) runExec(ex *ledger.Exec, s engine.Streams) (code int, err error) {
+// runExec does a command's steps. At the end of ctx it is killed.
+func (e *Engine) runExec(ctx context.Context, ex *ledger.Exec, s engine.Streams) (code int, err error) {
 	say := func(w io.Writer, line []byte) {
 		if w != nil {
 			_, _ = w.Write(line) // a client that has gone does not stop a command
@@ -228,16 +229,16 @@ func (e *Engine) runExec(ex *ledger.Exec, s engine.Streams) (code int, err error
 			code, _ = strconv.Atoi(arg)
 			return code, err
 		case "sleep":
-			ctx, cancel := context.WithCancel(context.Background())
+			sctx, cancel := context.WithCancel(ctx)
 			if d, err := time.ParseDuration(arg); err == nil {
-				ctx, cancel = context.WithTimeout(ctx, d)
+				sctx, cancel = context.WithTimeout(ctx, d)
 			}
-			gone, werr := e.ledger.Wait(ctx, ex.Container.ID, container.WaitConditionNotRunning)
+			gone, werr := e.ledger.Wait(sctx, ex.Container.ID, container.WaitConditionNotRunning)
 			if werr == nil {
 				werr = (<-gone).Err
 			}
 			cancel()
-			if werr == nil {
+			if werr == nil || ctx.Err() != nil {
 				return 137, err // with its container
 			}
 		}

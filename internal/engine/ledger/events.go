@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,15 +14,37 @@ import (
 type subscriber struct {
 	mu    sync.Mutex
 	queue []engine.Event
+	over  bool          // it was too slow, and gets no more
 	more  chan struct{} // of size 1
 }
 
-// Events implements engine.Engine.
+// Events implements engine.Feed.
 func (l *Ledger) Events(ctx context.Context) <-chan engine.Event {
-	s := &subscriber{more: make(chan struct{}, 1)}
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.subscribe(ctx)
+}
+
+// Recall implements engine.Feed.
+func (l *Ledger) Recall(ctx context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Times never go back, so what is wanted is the end of what is kept.
+	first, _ := slices.BinarySearchFunc(l.past, since, func(e engine.Event, t time.Time) int { return e.Time.Compare(t) })
+	return slices.Clone(l.past[first:]), l.subscribe(ctx)
+}
+
+// Announce implements engine.Feed.
+func (l *Ledger) Announce(e engine.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.emit(e)
+}
+
+// subscribe needs the lock held.
+func (l *Ledger) subscribe(ctx context.Context) <-chan engine.Event {
+	s := &subscriber{more: make(chan struct{}, 1)}
 	l.subs[s] = struct{}{}
-	l.mu.Unlock()
 	out := make(chan engine.Event)
 	go func() {
 		defer close(out)
@@ -37,7 +60,7 @@ func (l *Ledger) Events(ctx context.Context) <-chan engine.Event {
 				return
 			}
 			s.mu.Lock()
-			batch := s.queue
+			batch, over := s.queue, s.over
 			s.queue = nil
 			s.mu.Unlock()
 			for _, e := range batch {
@@ -46,6 +69,9 @@ func (l *Ledger) Events(ctx context.Context) <-chan engine.Event {
 				case <-ctx.Done():
 					return
 				}
+			}
+			if over {
+				return
 			}
 		}
 	}()
@@ -74,9 +100,6 @@ func (l *Ledger) ReportVolume(name, action string, attrs map[string]string) {
 }
 
 func (l *Ledger) emitContainer(c *Container, action string, attrs map[string]string) {
-	if len(l.subs) == 0 {
-		return
-	}
 	a := maps.Clone(c.Config.Labels)
 	if a == nil {
 		a = map[string]string{}
@@ -93,9 +116,15 @@ func (l *Ledger) emit(e engine.Event) {
 		e.Time = l.lastRun
 	}
 	l.lastRun = e.Time
+	if len(l.past) == engine.KeptEvents {
+		l.past = slices.Delete(l.past, 0, 1)
+	}
+	l.past = append(l.past, e)
 	for s := range l.subs {
 		s.mu.Lock()
-		s.queue = append(s.queue, e)
+		if s.over = s.over || len(s.queue) == engine.MaxBehind; !s.over {
+			s.queue = append(s.queue, e)
+		}
 		s.mu.Unlock()
 		select {
 		case s.more <- struct{}{}:

@@ -47,7 +47,7 @@ var filters = map[string]func(l *Ledger, c *Container, value string) (bool, erro
 		if err := container.ValidateHealthStatus(container.HealthStatus(v)); err != nil {
 			return false, Errorf(errdefs.ErrInvalidArgument, "invalid filter 'health=%s': %s", v, err)
 		}
-		return container.HealthStatus(v) == container.NoHealthcheck, nil // no engine probes health yet
+		return c.Health() == container.HealthStatus(v), nil
 	},
 	"before": func(l *Ledger, c *Container, v string) (bool, error) {
 		o, err := l.Find(v)

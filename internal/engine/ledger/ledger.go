@@ -23,6 +23,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/health"
 )
 
 // Container is what is known of one container. A value in the ledger is immutable: to change one, change a copy and
@@ -37,6 +38,7 @@ type Container struct {
 	Ingress    netip.Addr
 	Mounts     []container.MountPoint
 	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
+	Files      []string          `json:",omitempty"` // targets of the files that were given for it, by number; see engine.File
 	Dir        string            // folder of the container's own files; "" if it has none
 	State      State
 }
@@ -55,6 +57,8 @@ type State struct {
 	Restarts   int           // by its restart policy, since a user started it
 	Backoff    time.Duration // the delay before the last of them
 	Keep       bool          // its end is part of a user's restart, so AutoRemove does not apply
+	// Health is what probes found out; nil before the first start and without a health check. It is not changed.
+	Health *container.Health `json:",omitempty"`
 }
 
 // Running says whether the container has a process.
@@ -68,13 +72,15 @@ type Ledger struct {
 	byID    map[string]*entry
 	names   map[string]string // name -> ID; also of containers being created
 	subs    map[*subscriber]struct{}
-	lastRun time.Time // time of the last event, so that times never go back
+	past    []engine.Event // the latest engine.KeptEvents, oldest first
+	lastRun time.Time      // time of the last event, so that times never go back
 }
 
 type entry struct {
 	c       *Container
 	lock    chan struct{} // of size 1: held while the container is started, ended or removed
 	waiters map[*waiter]struct{}
+	probed  chan struct{} // closed when the health changes; nil while nobody waits for that
 }
 
 type waiter struct {
@@ -147,12 +153,16 @@ func (l *Ledger) Put(c *Container, actions ...Action) {
 		return
 	}
 	ended := e.c.Running() && !c.Running() || e.c.Active() && !c.Active()
+	probed := e.c.Health() != c.Health()
 	e.c = c
 	for _, a := range actions {
 		l.emitContainer(c, a.Name, a.Attributes)
 	}
 	if ended {
 		e.tell(engine.WaitResult{ExitCode: c.State.ExitCode}, container.WaitConditionNotRunning, container.WaitConditionNextExit)
+	}
+	if probed {
+		e.tellHealth()
 	}
 }
 
@@ -175,6 +185,7 @@ func (l *Ledger) Drop(id string) {
 	l.emitContainer(e.c, "destroy", nil)
 	e.tell(engine.WaitResult{ExitCode: e.c.State.ExitCode},
 		container.WaitConditionNotRunning, container.WaitConditionNextExit, container.WaitConditionRemoved)
+	e.tellHealth()
 }
 
 func (e *entry) tell(r engine.WaitResult, on ...container.WaitCondition) {
@@ -313,7 +324,7 @@ func (l *Ledger) Usage() engine.Usage {
 }
 
 // Merged fills what c leaves open from the image's configuration, as Docker does. Neither is changed. It fails if
-// nothing says what to run.
+// nothing says what to run, or how a health check is to run.
 func Merged(c *container.Config, img *container.Config) (*container.Config, error) {
 	m := *c
 	if img == nil {
@@ -328,9 +339,10 @@ func Merged(c *container.Config, img *container.Config) (*container.Config, erro
 	if m.StopSignal == "" {
 		m.StopSignal = img.StopSignal
 	}
-	if m.Healthcheck == nil || len(m.Healthcheck.Test) == 0 {
-		m.Healthcheck = img.Healthcheck
+	if err := health.Validate(c.Healthcheck); err != nil {
+		return nil, err
 	}
+	m.Healthcheck = health.Merged(c.Healthcheck, img.Healthcheck)
 	// A new entrypoint drops the image's command; [""] means none at all.
 	if len(m.Entrypoint) == 0 {
 		if len(m.Cmd) == 0 {

@@ -6,6 +6,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/health"
 )
 
 // The delays between a container's restarts, which are Docker's: the first, the longest, and how long a run lasts
@@ -27,6 +28,9 @@ func (c *Container) Started(now time.Time, byPolicy bool) State {
 	s := State{Status: container.StateRunning, StartedAt: now}
 	if byPolicy {
 		s.Restarts, s.Backoff = c.State.Restarts, c.State.Backoff
+	}
+	if k := health.Of(c.Config); k != nil {
+		s.Health = k.Begin(c.State.Health)
 	}
 	return s
 }

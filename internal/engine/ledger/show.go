@@ -44,6 +44,7 @@ func Summary(c *Container) container.Summary {
 		Status:          statusText(&c.State, time.Now()),
 		NetworkSettings: &container.NetworkSettingsSummary{Networks: endpoints(c)},
 		Mounts:          c.Mounts,
+		Health:          healthSummary(c),
 	}
 	s.HostConfig.NetworkMode = string(c.HostConfig.NetworkMode)
 	s.HostConfig.Annotations = c.HostConfig.Annotations
@@ -83,6 +84,7 @@ func Inspect(c *Container) *container.InspectResponse {
 			Error:      c.State.Error,
 			StartedAt:  c.State.StartedAt.UTC().Format(time.RFC3339Nano),
 			FinishedAt: c.State.FinishedAt.UTC().Format(time.RFC3339Nano),
+			Health:     healthShown(c),
 		},
 		Image:        c.ImageID,
 		RestartCount: c.State.Restarts,
@@ -128,7 +130,14 @@ func command(argv []string) string {
 func statusText(s *State, now time.Time) string {
 	switch s.Status {
 	case container.StateRunning:
-		return "Up " + units.HumanDuration(now.Sub(s.StartedAt))
+		up := "Up " + units.HumanDuration(now.Sub(s.StartedAt))
+		switch {
+		case s.Health == nil:
+			return up
+		case s.Health.Status == container.Starting:
+			return up + " (health: starting)"
+		}
+		return up + " (" + string(s.Health.Status) + ")"
 	case container.StatePaused:
 		return "Up " + units.HumanDuration(now.Sub(s.StartedAt)) + " (Paused)"
 	case container.StateRestarting:

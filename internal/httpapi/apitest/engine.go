@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -33,6 +34,7 @@ type Engine struct {
 	ByRef  map[string]image.Summary
 	Auth   *registry.AuthConfig // of the last pull
 	Lines  []engine.LogLine
+	Past   []engine.Event
 	Feed   chan engine.Event
 	Execs  map[string]*Exec
 	Slow   bool // block until the context ends
@@ -286,6 +288,16 @@ func (f *Engine) Distribution(_ context.Context, ref string, _ *registry.AuthCon
 }
 
 func (f *Engine) Events(context.Context) <-chan engine.Event { return f.Feed }
+
+func (f *Engine) Announce(e engine.Event) { f.Feed <- e }
+
+func (f *Engine) Recall(_ context.Context, since time.Time) ([]engine.Event, <-chan engine.Event) {
+	i := slices.IndexFunc(f.Past, func(e engine.Event) bool { return !e.Time.Before(since) })
+	if i < 0 {
+		i = len(f.Past)
+	}
+	return f.Past[i:], f.Feed
+}
 
 func (f *Engine) Usage(context.Context) (engine.Usage, error) {
 	return engine.Usage{Running: 1, Stopped: 2, Images: 3}, nil

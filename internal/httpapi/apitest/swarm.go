@@ -33,6 +33,7 @@ type Swarm struct {
 	Rotate  httpapi.RotateFlags
 	Options httpapi.UpdateOptions
 	Query   bool
+	kept    files
 }
 
 // NewSwarm is of no swarm.
