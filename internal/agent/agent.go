@@ -92,11 +92,12 @@ type Agent struct {
 
 	life context.Context // of the tasks: that of Run
 
-	mu      sync.Mutex // guards what follows
-	seen    seen
-	ingress *network.Ingress
-	tasks   map[string]*runner
-	running sync.WaitGroup // the runners
+	mu       sync.Mutex // guards what follows
+	seen     seen
+	ingress  *network.Ingress
+	overlays []*network.Overlay
+	tasks    map[string]*runner
+	running  sync.WaitGroup // the runners
 }
 
 // New returns an agent that begins with [Agent.Run].

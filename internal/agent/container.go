@@ -139,6 +139,9 @@ func hostConfig(t *cluster.Task, c *swarm.ContainerSpec) (*container.HostConfig,
 	if c.Privileges != nil {
 		h.SecurityOpt = securityOpt(c.Privileges)
 	}
+	if cluster.OnHostNetwork(&t.Spec) {
+		h.NetworkMode = "host"
+	}
 	return h, nil
 }
 

@@ -34,3 +34,7 @@ func ClaimVNI(vni uint32) string { return "vni/" + strconv.FormatUint(uint64(vni
 // ClaimRemoved marks a node that was removed: its certificate is refused although it is valid. A manager that merely
 // does not know a node cannot refuse it, because its own replica may be behind.
 func ClaimRemoved(nodeID string) string { return "removed/" + nodeID }
+
+// ClaimPools is rewritten by everybody who gives out a subnet or takes one back, so that of two who chose at the same
+// time one has to look again: that subnets do not overlap is nothing that a claim of one of them could say.
+const ClaimPools = "pools"

@@ -13,10 +13,18 @@ import (
 // refused instead of ignored. The error is NotImplemented; nil means that everything asked for is done.
 func Unsupported(spec swarm.ServiceSpec) error {
 	for _, list := range [][]missing{missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
-		for _, m := range list {
-			if m.asked {
-				return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s (%s) are not implemented by Shoal yet", m.what, m.field))
-			}
+		if err := refuse(list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse names the first that is asked for.
+func refuse(list []missing) error {
+	for _, m := range list {
+		if m.asked {
+			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s (%s) are not implemented by Shoal yet", m.what, m.field))
 		}
 	}
 	return nil
@@ -32,7 +40,6 @@ func missingTask(t *swarm.TaskSpec) []missing {
 	out := []missing{
 		{t.Runtime == swarm.RuntimePlugin || t.PluginSpec != nil, "plugin services", "TaskTemplate.PluginSpec"},
 		{t.NetworkAttachmentSpec != nil, "network attachments", "TaskTemplate.NetworkAttachmentSpec"},
-		{len(t.Networks) > 0, "networks of services", "TaskTemplate.Networks"},
 	}
 	if d := t.LogDriver; d != nil {
 		out = append(out, missing{
@@ -70,7 +77,7 @@ func missingPorts(e *swarm.EndpointSpec) []missing {
 	if e == nil {
 		return nil
 	}
-	out := []missing{{e.Mode == swarm.ResolutionModeDNSRR, "services with endpoint mode dnsrr", "EndpointSpec.Mode"}}
+	var out []missing
 	for _, p := range e.Ports {
 		out = append(out, missing{p.PublishMode == swarm.PortConfigPublishModeHost, "ports published in host mode", "EndpointSpec.Ports"})
 	}

@@ -153,13 +153,14 @@ func TestUnsupported(t *testing.T) {
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {
 			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeCustom, Profile: []byte("{}")}}
 		}), "ContainerSpec.Privileges"},
-		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, "TaskTemplate.Networks"},
+		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
+		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},
 		{"generic resources", func(s *S) {
 			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{}}
 		}, "GenericResources"},
 		{"host port", func(s *S) { s.EndpointSpec.Ports[0].PublishMode = swarm.PortConfigPublishModeHost }, "host mode"},
-		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, "dnsrr"},
+		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

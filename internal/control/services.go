@@ -92,6 +92,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err
 		}
+		if err := resolveNetworks(tx.Snapshot, &s.Spec); err != nil {
+			return err
+		}
 		tx.Write(store.Create(s.Clone()))
 		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindService, spec.Name), Owner: s.ID, OwnerName: spec.Name}))
 		return claimPorts(tx, s, nil)
@@ -254,6 +257,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 			return err
 		}
 		s.PreviousSpec = &prev
+		if err := resolveNetworks(tx.Snapshot, &s.Spec); err != nil {
+			return err
+		}
 		if sameTemplate(s.Spec.TaskTemplate, old.Spec.TaskTemplate) {
 			s.Spec.TaskTemplate = old.Spec.TaskTemplate // said in other words it is no reason to restart tasks
 		}
