@@ -130,6 +130,8 @@ require github.com/moby/docker-image-spec v1.3.1
 
 require (
 	github.com/moby/buildkit v0.25.1
+	github.com/moby/profiles/apparmor v0.1.0
+	github.com/moby/profiles/seccomp v0.2.4
 	github.com/moby/sys/user v0.4.1
 )
 

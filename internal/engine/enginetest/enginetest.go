@@ -100,6 +100,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"VolumesBadInput", volumesBadInput},
 		{"Files", files},
 		{"Ports", ports},
+		{"Join", join},
+		{"BadOptions", badOptions},
 		{"Pull", pull},
 		{"ImageInUse", imageInUse},
 		{"NoSuchImage", noSuchImage},

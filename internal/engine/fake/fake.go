@@ -137,7 +137,11 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if s.HostConfig == nil {
 		s.HostConfig = &container.HostConfig{}
 	}
-	if err := check(s.HostConfig); err != nil {
+	if err := check(s.Config, s.HostConfig); err != nil {
+		return "", nil, err
+	}
+	var err error
+	if s.HostConfig, err = e.ledger.WithDonors(s.HostConfig); err != nil {
 		return "", nil, err
 	}
 	if err := ledger.CheckFiles(s.Files); err != nil {
@@ -202,7 +206,10 @@ func newID() string {
 }
 
 // check refuses what the real engine refuses.
-func check(h *container.HostConfig) error {
+func check(c *container.Config, h *container.HostConfig) error {
+	if err := ledger.CheckOptions(c, h); err != nil {
+		return err
+	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
 	}
@@ -216,7 +223,7 @@ func check(h *container.HostConfig) error {
 	switch m := h.NetworkMode; {
 	case h.Init != nil && *h.Init:
 		missing = "an init process inside containers"
-	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():
+	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone() && !m.IsContainer():
 		missing = fmt.Sprintf("the network mode %q of plain containers", m)
 	}
 	if missing != "" {
