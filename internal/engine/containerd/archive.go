@@ -135,7 +135,7 @@ func (e *Engine) Export(ctx context.Context, name string, w io.Writer) error {
 	case errdefs.IsNotFound(err) || errdefs.IsConflict(err):
 		return err
 	}
-	return fmt.Errorf("Error exporting container %s: %w", name, err)
+	return ledger.Errorf(errdefs.ErrInternal, "Error exporting container %s: %s", name, err)
 }
 
 // Changes implements engine.Archives.
