@@ -243,6 +243,7 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.files, c.ID)
+	delete(e.trees, c.ID)
 	if r := e.runs[c.ID]; r != nil {
 		if r.timer != nil {
 			r.timer.Stop()
