@@ -15,6 +15,8 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
+
+	"shoal.dev/shoal/internal/cluster"
 )
 
 // hostInfo says what this machine is.
@@ -172,6 +174,12 @@ func (n *Node) Network(ctx context.Context, ref, scope string, _ bool) (*network
 	all, err := n.Networks(ctx, nil)
 	if err != nil {
 		return nil, err
+	}
+	if scope == "swarm" && ref == cluster.HostNetwork {
+		// Of every node the same, as a service that is to use it says.
+		i := &network.Inspect{}
+		i.ID, i.Name, i.Driver, i.Scope = ref, ref, "host", scope
+		return i, nil
 	}
 	var found []*network.Inspect
 	for i := range all {

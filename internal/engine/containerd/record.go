@@ -120,6 +120,9 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.volumes.Settle(); err != nil {
 		e.cfg.Log.Warn("cannot unmount volumes that nothing uses", "error", err)
 	}
+	if err := e.sweepShm(); err != nil {
+		e.cfg.Log.Warn("cannot unmount shared memory that nothing uses", "error", err)
+	}
 	return errors.Join(e.sweep(known), e.sweepFiles(known))
 }
 
@@ -200,6 +203,7 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 	}
 	e.ledger.Put(n, ledger.EndActions(n)...)
 	e.unmountVolumes(c)
+	e.dropShm(c)
 	if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
 		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
 			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)

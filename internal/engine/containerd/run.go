@@ -89,7 +89,7 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 }
 
 func (e *Engine) usesSandbox(c *ledger.Container) bool {
-	return !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
+	return c.HostConfig.NetworkMode.IsPrivate() && !c.HostConfig.NetworkMode.IsNone()
 }
 
 // attach gives the container its network.
@@ -111,6 +111,9 @@ func (e *Engine) attach(ctx context.Context, c *ledger.Container) (engine.Sandbo
 // start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but
 // for the network.
 func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
+	if err := e.ledger.CanJoin(n); err != nil {
+		return err
+	}
 	if err := e.checkFiles(n); err != nil {
 		return err
 	}
@@ -123,9 +126,22 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 			return err
 		}
 	}
-	if err := e.writeFiles(n); err != nil {
+	if n.HostConfig.NetworkMode.IsContainer() {
+		err = e.adopt(n)
+	} else {
+		err = e.writeFiles(n)
+	}
+	if err != nil {
 		return err
 	}
+	if err := e.mountShm(n); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			e.dropShm(n)
+		}
+	}()
 	volumesReady, err := e.mountVolumes(ctx, n)
 	if err != nil {
 		return err

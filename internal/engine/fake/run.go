@@ -59,6 +59,9 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	e.nextPid++
 	n.State.Pid = e.nextPid
 	e.mu.Unlock()
+	if err == nil {
+		err = e.ledger.CanJoin(c)
+	}
 	if err == nil && e.usesSandbox(c) {
 		var ports []engine.PortRequest
 		if ports, err = ledger.PortRequests(c.Config.ExposedPorts, c.HostConfig); err == nil {
@@ -100,7 +103,7 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 }
 
 func (e *Engine) usesSandbox(c *ledger.Container) bool {
-	return e.Sandboxes != nil && !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
+	return e.Sandboxes != nil && c.HostConfig.NetworkMode.IsPrivate() && !c.HostConfig.NetworkMode.IsNone()
 }
 
 // pause waits for d, or for ctx.
@@ -235,6 +238,7 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.files, c.ID)
+	delete(e.trees, c.ID)
 	if r := e.runs[c.ID]; r != nil {
 		if r.timer != nil {
 			r.timer.Stop()

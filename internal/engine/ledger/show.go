@@ -104,6 +104,9 @@ func Inspect(c *Container) *container.InspectResponse {
 }
 
 func endpoints(c *Container) map[string]*network.EndpointSettings {
+	if c.HostConfig.NetworkMode.IsContainer() {
+		return map[string]*network.EndpointSettings{} // they are the other's
+	}
 	e := &network.EndpointSettings{}
 	if sb := c.State.Sandbox; sb.Addr.IsValid() {
 		e.IPAddress, e.Gateway, e.IPPrefixLen = sb.Addr, sb.Gateway, sb.Bits
