@@ -88,6 +88,9 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 		}
 		f.State.Error, f.State.ExitCode = err.Error(), 128
 		e.ledger.Put(&f)
+		if c.HostConfig.AutoRemove {
+			e.drop(c, true)
+		}
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
