@@ -11,7 +11,6 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
-
 )
 
 // hostInfo says what this machine is.
