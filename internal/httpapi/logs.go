@@ -3,10 +3,14 @@ package httpapi
 import (
 	"bufio"
 	"encoding/binary"
+	"maps"
+	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
 
 	"shoal.dev/shoal/internal/engine"
@@ -41,6 +45,9 @@ func (a *api) containerLogs(c *call) error {
 	info, err := a.Containers.Inspect(c.Context(), c.value)
 	if err != nil {
 		return err
+	}
+	if info.HostConfig != nil && info.HostConfig.LogConfig.Type == "none" {
+		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading")
 	}
 	out := &logWriter{
 		w:          bufio.NewWriterSize(c.w, 32<<10),
@@ -85,7 +92,7 @@ func (l *logWriter) line(ll engine.LogLine) error {
 		b = append(ll.Time.UTC().AppendFormat(b, timestampFormat), ' ')
 	}
 	if l.details {
-		b = append(b, ' ') // no log option of Shoal's adds attributes to a line
+		b = append(appendAttrs(b, ll.Attrs), ' ')
 	}
 	b = append(b, ll.Line...)
 	stream := byte(frameStdout)
@@ -93,6 +100,17 @@ func (l *logWriter) line(ll engine.LogLine) error {
 		stream = frameStderr
 	}
 	return l.frame(stream, b)
+}
+
+// appendAttrs adds a line's attributes as Docker writes them: sorted, escaped, with commas between.
+func appendAttrs(b []byte, attrs map[string]string) []byte {
+	for i, k := range slices.Sorted(maps.Keys(attrs)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, url.QueryEscape(k)+"="+url.QueryEscape(attrs[k])...)
+	}
+	return b
 }
 
 func (l *logWriter) fail(err error) {
