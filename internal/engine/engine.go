@@ -28,6 +28,7 @@ type Engine interface {
 	Containers
 	Execs
 	Attachments
+	Archives
 	Healths
 	Images
 	Volumes

@@ -7,11 +7,6 @@ import "strings"
 // the next kind when it reads these words.
 const absentTable = `
 GET    /containers/{name*}/attach/ws    attaching to a container by websocket
-GET    /containers/{name*}/changes      listing a container's changed files
-GET    /containers/{name*}/export       exporting a container's file system
-HEAD   /containers/{name*}/archive      looking at a file in a container
-GET    /containers/{name*}/archive      copying from a container
-PUT    /containers/{name*}/archive      copying into a container
 POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint

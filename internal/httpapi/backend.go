@@ -25,6 +25,7 @@ type Containers interface {
 	engine.Containers
 	engine.Execs
 	engine.Attachments
+	engine.Archives
 }
 
 // Images serves /images and /distribution. Package engine has the contract.

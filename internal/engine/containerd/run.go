@@ -37,14 +37,22 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
 	if c.State.Status == container.StatePaused {
+		unlock()
 		return ledger.Errorf(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
 	}
 	if c.Active() {
+		unlock()
 		return nil
 	}
-	return e.startLocked(ctx, c, false)
+	err = e.startLocked(ctx, c, false)
+	unlock()
+	if err != nil && c.HostConfig.AutoRemove {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+		defer cancel()
+		e.autoRemove(cctx, c.ID)
+	}
+	return err
 }
 
 // startLocked starts c, whose lock the caller holds. byPolicy is for a restart that no user asked for.

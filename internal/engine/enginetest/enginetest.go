@@ -86,6 +86,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"AttachTwice", attachTwice},
 		{"AttachDetach", attachDetach},
 		{"AttachRemoved", attachRemoved},
+		{"Archives", archives},
+		{"ArchivesBadInput", archivesBadInput},
 		{"Healthy", healthy},
 		{"Unhealthy", unhealthy},
 		{"HealthProbeHangs", probeHangs},

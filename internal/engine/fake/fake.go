@@ -60,6 +60,8 @@ type Engine struct {
 	failPulls  error
 	failStarts error
 	nextPid    int
+	trees      map[string]tree  // by container ID, of those that wrote
+	made       map[string]*made // by image ID, of images that were made of containers
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -67,7 +69,8 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an engine that holds no image.
 func New() *Engine {
 	l := ledger.New()
-	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100}
+	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100,
+		trees: map[string]tree{}, made: map[string]*made{}}
 }
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.

@@ -81,6 +81,9 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 		}
 		f.State.Error, f.State.ExitCode = err.Error(), 128
 		e.ledger.Put(&f)
+		if c.HostConfig.AutoRemove {
+			e.drop(c, true)
+		}
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
@@ -235,6 +238,7 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.files, c.ID)
+	delete(e.trees, c.ID)
 	if r := e.runs[c.ID]; r != nil {
 		if r.timer != nil {
 			r.timer.Stop()

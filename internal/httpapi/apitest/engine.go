@@ -40,6 +40,7 @@ type Engine struct {
 	Slow   bool // block until the context ends
 	Panics bool
 	Purged []string // what was removed with its volumes
+	Files  Files
 
 	frozen  map[string]bool // by ID
 	samples int
@@ -58,6 +59,7 @@ type Container struct {
 // NewEngine holds the image hello:1.
 func NewEngine() *Engine {
 	return &Engine{
+		Files:   Files{Text: map[string]string{}},
 		frozen:  map[string]bool{},
 		volumes: &volumes{volume.Memory(func(string, string, map[string]string) {})},
 		ByName:  map[string]*Container{},
