@@ -207,6 +207,7 @@ func TestBadMounts(t *testing.T) {
 
 func TestOutOfMemory(t *testing.T) {
 	l := real(t)
+	l.leaksNothing(t)
 	id := l.made(t, engine.Spec{Config: &container.Config{Cmd: []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"}},
 		HostConfig: &container.HostConfig{Resources: container.Resources{Memory: 8 << 20, MemorySwap: 8 << 20}}})
 	events := l.engine.Events(t.Context())

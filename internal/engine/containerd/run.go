@@ -223,6 +223,9 @@ func startExitCode(err error) int { return exitCodeOf(err.Error()) }
 // exitCodeOf is the exit code that a shell would give, as Docker does: 127 if the command is not there, 126 if it
 // cannot be executed, 128 for anything else.
 func exitCodeOf(text string) int {
+	if strings.Contains(text, "unable to retrieve OCI runtime error") { // it was the runtime that ended, and left no word
+		return 128
+	}
 	for _, s := range []string{"executable file not found", "no such file or directory", "no such file"} {
 		if strings.Contains(text, s) {
 			return 127
