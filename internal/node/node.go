@@ -26,6 +26,7 @@ import (
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
+	"shoal.dev/shoal/internal/tasklog"
 )
 
 // Node is a running daemon.
@@ -112,7 +113,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
-		Networks: n, Log: n.log,
+		Networks: n, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
 	})
 	return nil
 }
