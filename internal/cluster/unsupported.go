@@ -58,7 +58,6 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 		return nil
 	}
 	out := []missing{
-		{c.Init != nil && *c.Init, "init processes inside containers", "ContainerSpec.Init"},
 		{c.Privileges != nil && !simple(*c.Privileges), "credential specs and SELinux labels", "ContainerSpec.Privileges"},
 		{c.Isolation != "" && c.Isolation != container.IsolationDefault, "isolation modes", "ContainerSpec.Isolation"},
 	}

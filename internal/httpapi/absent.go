@@ -27,11 +27,6 @@ POST   /images/prune                    removing unused images
 POST   /auth                            checking credentials for a registry
 GET    /system/df                       disk use
 PUT    /volumes/{name*}                 updating a cluster volume
-POST   /networks/create                 creating a network
-POST   /networks/prune                  removing unused networks
-POST   /networks/{id}/connect           connecting a container to a network
-POST   /networks/{id}/disconnect        disconnecting a container from a network
-DELETE /networks/{id}                   removing a network
 GET    /plugins                         listing plugins
 GET    /plugins/privileges              a plugin's privileges
 POST   /plugins/pull                    installing a plugin
@@ -45,8 +40,6 @@ POST   /plugins/{name*}/set             configuring a plugin
 DELETE /plugins/{name*}                 removing a plugin
 GET    /swarm/unlockkey                 locking managers
 POST   /swarm/unlock                    locking managers
-GET    /services/{id}/logs              the logs of a service
-GET    /tasks/{id}/logs                 the logs of a task
 `
 
 func absentRoutes() []route {

@@ -41,6 +41,10 @@ type Config struct {
 	// LogDriver and LogOpts are those of containers that name no driver; "" is json-file.
 	LogDriver string            `json:"log-driver"`
 	LogOpts   map[string]string `json:"log-opts"`
+	// Init gives containers that do not say an init process, and InitPath is its program; by default shoal-init is looked
+	// for beside shoald.
+	Init     bool   `json:"init"`
+	InitPath string `json:"init-path"`
 	// SocketGroup owns the API's socket.
 	SocketGroup string `json:"group"`
 }
@@ -111,12 +115,15 @@ func (c *Config) Validate() error {
 			c.CgroupParent = "shoal.slice"
 		}
 	}
-	if c.Shim == "" {
+	for path, name := range map[*string]string{&c.Shim: "containerd-shim-shoal-v1", &c.InitPath: "shoal-init"} {
+		if *path != "" {
+			continue
+		}
 		self, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		c.Shim = filepath.Join(filepath.Dir(self), "containerd-shim-shoal-v1")
+		*path = filepath.Join(filepath.Dir(self), name)
 	}
 	if _, err := os.Stat(c.Shim); err != nil {
 		return fmt.Errorf("the shim is missing: %w: install it beside shoald or set \"shim\"", err)

@@ -29,6 +29,7 @@ import (
 // Engine keeps containers and images in memory. A container runs until it is stopped or killed.
 type Engine struct {
 	*volumes
+	networks
 	mu     sync.Mutex
 	ByName map[string]*Container
 	ByRef  map[string]image.Summary
