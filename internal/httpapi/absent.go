@@ -26,11 +26,6 @@ POST   /images/prune                    removing unused images
 POST   /auth                            checking credentials for a registry
 GET    /system/df                       disk use
 PUT    /volumes/{name*}                 updating a cluster volume
-POST   /networks/create                 creating a network
-POST   /networks/prune                  removing unused networks
-POST   /networks/{id}/connect           connecting a container to a network
-POST   /networks/{id}/disconnect        disconnecting a container from a network
-DELETE /networks/{id}                   removing a network
 GET    /plugins                         listing plugins
 GET    /plugins/privileges              a plugin's privileges
 POST   /plugins/pull                    installing a plugin

@@ -159,6 +159,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err != nil {
 		return "", nil, err
 	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
+	if err != nil {
+		return "", nil, err
+	}
 	id := newID()
 	name, err := e.ledger.Reserve(s.Name, id)
 	if err != nil {
@@ -177,7 +181,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
 	if len(s.Files) > 0 {
 		e.mu.Lock()
 		e.files[id] = s.Files
@@ -219,15 +223,8 @@ func check(c *container.Config, h *container.HostConfig) error {
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
 	}
-	missing := ""
-	switch m := h.NetworkMode; {
-	case h.Init != nil && *h.Init:
-		missing = "an init process inside containers"
-	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone() && !m.IsContainer():
-		missing = fmt.Sprintf("the network mode %q of plain containers", m)
-	}
-	if missing != "" {
-		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: %s", missing)
+	if h.Init != nil && *h.Init {
+		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: an init process inside containers")
 	}
 	return nil
 }

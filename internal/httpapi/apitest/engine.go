@@ -29,18 +29,20 @@ import (
 // Engine keeps containers and images in memory. A container runs until it is stopped or killed.
 type Engine struct {
 	*volumes
-	mu        sync.Mutex
-	ByName    map[string]*Container
-	ByRef     map[string]image.Summary
-	Auth      *registry.AuthConfig // of the last pull
-	Lines     []engine.LogLine
-	Past      []engine.Event
-	Feed      chan engine.Event
-	Execs     map[string]*Exec
-	Slow      bool // block until the context ends
-	Panics    bool
-	Purged    []string // what was removed with its volumes
-	Files     Files
+	networks
+	mu     sync.Mutex
+	ByName map[string]*Container
+	ByRef  map[string]image.Summary
+	Auth   *registry.AuthConfig // of the last pull
+	Lines  []engine.LogLine
+	Past   []engine.Event
+	Feed   chan engine.Event
+	Execs  map[string]*Exec
+	Slow   bool // block until the context ends
+	Panics bool
+	Purged []string // what was removed with its volumes
+	Files  Files
+
 	Committed engine.CommitOptions // of the last Commit
 
 	frozen  map[string]bool // by ID
