@@ -64,6 +64,7 @@ var layers = []struct {
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
 	{"cmd/shoal/*", nil},
+	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},
 	// What looks at Shoal from outside, as a user does, uses nothing of its inside.
 	{"lab/images", nil},

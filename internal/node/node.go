@@ -101,7 +101,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.kernel = kernel
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
-		ShimPath: n.cfg.Shim, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
+		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
 		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, Log: n.log,
 	})
 	if err != nil {

@@ -223,9 +223,6 @@ func check(c *container.Config, h *container.HostConfig) error {
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
 	}
-	if h.Init != nil && *h.Init {
-		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: an init process inside containers")
-	}
 	return nil
 }
 
