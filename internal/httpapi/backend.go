@@ -26,6 +26,7 @@ type Containers interface {
 	engine.Execs
 	engine.Attachments
 	engine.Archives
+	engine.Committer
 }
 
 // Images serves /images and /distribution. Package engine has the contract.
