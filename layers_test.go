@@ -49,7 +49,8 @@ var layers = []struct {
 	{"internal/dispatch", []string{"internal/cluster", "internal/dispatch/protocol", "internal/link", "internal/network", "internal/store"}},
 	{"internal/agent", []string{"internal/cluster", "internal/dispatch/protocol", "internal/engine", "internal/network", "internal/template"}},
 	// The API declares what it needs of others and holds no policy.
-	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster"}},
+	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster",
+		"internal/network/fake", "internal/network/local"}},
 	{"internal/httpapi/*", nil},
 	{"internal/httpapi", []string{"internal/httpapi/*", "internal/control", "internal/cluster", "internal/engine"}},
 	// The simulator has no kernel, no container and no wiring.

@@ -34,6 +34,7 @@ type Engine interface {
 	Stop(ctx context.Context, name string, o engine.StopOptions) error
 	Purge(ctx context.Context, name string, force bool) error
 	Wait(ctx context.Context, name string, c container.WaitCondition) (<-chan engine.WaitResult, error)
+	WaitHealth(ctx context.Context, name string, known container.HealthStatus) (container.HealthStatus, error)
 	Inspect(ctx context.Context, name string) (*container.InspectResponse, error)
 	List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error)
 	Pull(ctx context.Context, ref string, auth *registry.AuthConfig, report func(jsonstream.Message)) error

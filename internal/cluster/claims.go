@@ -22,6 +22,9 @@ func ClaimSlot(serviceID string, slot int) string {
 	return "slot/" + serviceID + "/" + strconv.Itoa(slot)
 }
 
+// ClaimSlotNode claims what is the slot of a global service or job: a node.
+func ClaimSlotNode(serviceID, nodeID string) string { return "slot/" + serviceID + "/node/" + nodeID }
+
 // ClaimNodeIndex claims a node's small number; see [Node.Index].
 func ClaimNodeIndex(i uint16) string { return "index/" + strconv.Itoa(int(i)) }
 

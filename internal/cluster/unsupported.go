@@ -12,7 +12,7 @@ import (
 // Unsupported names the first thing that a valid specification asks for and that nothing here does yet, so that it is
 // refused instead of ignored. The error is NotImplemented; nil means that everything asked for is done.
 func Unsupported(spec swarm.ServiceSpec) error {
-	for _, list := range [][]missing{missingMode(&spec), missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
+	for _, list := range [][]missing{missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
 		if err := refuse(list); err != nil {
 			return err
 		}
@@ -34,14 +34,6 @@ func refuse(list []missing) error {
 type missing struct {
 	asked       bool
 	what, field string
-}
-
-func missingMode(s *swarm.ServiceSpec) []missing {
-	return []missing{
-		{s.Mode.Global != nil, "global services", "Mode.Global"},
-		{s.Mode.ReplicatedJob != nil, "replicated jobs", "Mode.ReplicatedJob"},
-		{s.Mode.GlobalJob != nil, "global jobs", "Mode.GlobalJob"},
-	}
 }
 
 func missingTask(t *swarm.TaskSpec) []missing {
@@ -66,7 +58,6 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 		return nil
 	}
 	out := []missing{
-		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks", "ContainerSpec.Healthcheck"},
 		{c.Init != nil && *c.Init, "init processes inside containers", "ContainerSpec.Init"},
 		{c.OpenStdin, "open standard inputs", "ContainerSpec.OpenStdin"},
 		{c.Privileges != nil && !simple(*c.Privileges), "security options other than no-new-privileges and an unconfined seccomp", "ContainerSpec.Privileges"},

@@ -87,12 +87,16 @@ func resolve[T cluster.Object](snap *store.Snapshot, refs []string, kind string,
 	return ids
 }
 
-// shownDesired is the desired state that the filter means: a task that waits for its restart delay counts as running.
+// shownDesired is the desired state that the filter means: a task that waits for its restart delay counts as running. A
+// job's task counts as neither, as in Swarm.
 func shownDesired(t *cluster.Task) string {
-	if t.WantsToRun() {
-		return "running"
+	switch {
+	case !t.WantsToRun():
+		return "shutdown"
+	case t.DesiredState == swarm.TaskStateComplete:
+		return string(swarm.TaskStateComplete)
 	}
-	return "shutdown"
+	return "running"
 }
 
 // Task returns a task.

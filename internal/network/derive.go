@@ -57,7 +57,7 @@ func Derive(in Input) *Ingress {
 		}
 		taken[a] = true
 		ing.Endpoints = append(ing.Endpoints, Endpoint{Addr: a, NodeID: t.NodeID})
-		if t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning && reachable[t.NodeID] {
+		if t.Status.State == swarm.TaskStateRunning && t.WantsToRun() && reachable[t.NodeID] {
 			byService[t.ServiceID] = append(byService[t.ServiceID], a)
 		}
 	}

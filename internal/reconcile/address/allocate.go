@@ -23,7 +23,7 @@ const (
 
 // waiting says whether the task waits for what this planner gives.
 func waiting(t *cluster.Task) bool {
-	return t.NodeID == "" && t.Status.State == swarm.TaskStateNew && t.WantsToRun()
+	return t.Status.State == swarm.TaskStateNew && t.WantsToRun()
 }
 
 // planTasks gives every new task what it needs and makes it pending.
@@ -74,7 +74,7 @@ func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, pro
 			Addresses: []netip.Prefix{netip.PrefixFrom(addr, bits)},
 		})
 		got = append(got, addr.String())
-		claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimAddr(n.ID, addr), Owner: t.ID, OwnerName: fmt.Sprintf("%s.%d", t.ServiceName, t.Slot)}))
+		claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimAddr(n.ID, addr), Owner: t.ID, OwnerName: t.Name()}))
 	}
 	if problem != "" {
 		if t.Status.Err == problem {
