@@ -40,7 +40,11 @@ type box struct {
 	Ports     []engine.PublishedPort `json:",omitempty"` // what Asked got
 	Resolvers []netip.Addr           `json:",omitempty"`
 
-	left []string // the host's ends of interfaces that are to go
+	left       []string // the host's ends of interfaces that are to go
+	leftInside []string // and the container's ends, of interfaces whose other end is in a network's own namespace
+
+	vips    []network.VIP // that its namespace has
+	virtual bool          // vips is known
 }
 
 // endpoint is a container's place on a network. boxes.mu guards what changes of it.
@@ -59,8 +63,9 @@ type endpoint struct {
 
 // boxes are all containers' networks.
 type boxes struct {
-	cfg Config
-	nl  *netlink.Handle
+	cfg      Config
+	nl       *netlink.Handle
+	segments *segments
 
 	mu     sync.Mutex
 	nets   *local.Book
@@ -70,8 +75,8 @@ type boxes struct {
 }
 
 // loadBoxes reads what is known from before.
-func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle) (*boxes, error) {
-	b := &boxes{cfg: cfg, nl: nl, byID: map[string]*box{}, nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName)}
+func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle, s *segments) (*boxes, error) {
+	b := &boxes{cfg: cfg, nl: nl, segments: s, byID: map[string]*box{}, nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName)}
 	if err := b.loadNetworks(); err != nil {
 		return nil, err
 	}
@@ -148,7 +153,7 @@ func (p *endpoint) shown() engine.Endpoint {
 		ID: p.ID, NetworkID: p.NetworkID, Network: p.net.Name, Driver: p.net.Driver, Interface: p.Inside, Addr: p.Addr, Bits: p.net.Subnet().Bits(),
 		MAC: p.MAC.String(), Internal: p.net.Internal, Names: slices.Clone(p.Names), Priority: p.Priority,
 	}
-	if !p.net.Internal {
+	if !p.net.Internal && !p.net.OfSwarm() { // these lead to their tasks only: the way out is the network bridge
 		e.Gateway = p.net.Gateway()
 	}
 	return e
@@ -266,7 +271,11 @@ func (b *boxes) place(x *box, a engine.Attachment) error {
 	for _, p := range had {
 		if !slices.Contains(now, p) {
 			b.nets.Leave(p.NetworkID, p.ID)
-			x.left = append(x.left, p.Outside)
+			if p.net.OfSwarm() {
+				x.leftInside = append(x.leftInside, p.Inside)
+			} else {
+				x.left = append(x.left, p.Outside)
+			}
 		}
 	}
 	for i, r := range want {
