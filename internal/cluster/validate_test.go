@@ -143,16 +143,28 @@ func TestUnsupported(t *testing.T) {
 			c.Mounts = []mount.Mount{{Type: "bind", Source: "/a", Target: "/a"}, {Type: "tmpfs", Target: "/t"}}
 		}), ""},
 		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), ""},
+		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), ""},
 		{"health check switched off", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"NONE"}} }), ""},
 		{"global", func(s *S) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, ""},
 		{"replicated job", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, ""},
 		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, ""},
 		{"image mount", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "image", Source: "a", Target: "/a"}} }), `mounts of type "image"`},
 		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
-		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), "ContainerSpec.Init"},
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {
 			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeCustom, Profile: []byte("{}")}}
+		}), ""},
+		{"security switched off", cs(func(c *swarm.ContainerSpec) {
+			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeUnconfined},
+				AppArmor: &swarm.AppArmorOpts{Mode: swarm.AppArmorModeDisabled}, SELinuxContext: &swarm.SELinuxContext{Disable: true}}
+		}), ""},
+		{"SELinux label", cs(func(c *swarm.ContainerSpec) {
+			c.Privileges = &swarm.Privileges{SELinuxContext: &swarm.SELinuxContext{Level: "s0"}}
 		}), "ContainerSpec.Privileges"},
+		{"credential spec", cs(func(c *swarm.ContainerSpec) {
+			c.Privileges = &swarm.Privileges{CredentialSpec: &swarm.CredentialSpec{File: "x"}}
+		}), "ContainerSpec.Privileges"},
+		{"standard input", cs(func(c *swarm.ContainerSpec) { c.OpenStdin = true }), ""},
+		{"local log", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "local"} }, ""},
 		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
 		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},

@@ -29,6 +29,7 @@ type Engine interface {
 	Execs
 	Attachments
 	Archives
+	Committer
 	Healths
 	Images
 	Volumes
@@ -155,6 +156,7 @@ type LogLine struct {
 	Stream string // "stdout" or "stderr"
 	Time   time.Time
 	Line   []byte
+	Attrs  map[string]string // what the log's options add: labels, variables, a tag
 }
 
 // Usage is what the engine holds.
