@@ -83,7 +83,7 @@ func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
 		}
 	}
 	want := remote(o, k.want.Self)
-	if err := g.put(at, have, want); err != nil {
+	if err := g.put(at, have, want, k.note); err != nil {
 		return err
 	}
 	g.mu.Lock()
@@ -92,7 +92,7 @@ func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
 	if err := k.boxes.revise(o.ID, k.note); err != nil {
 		return err
 	}
-	if err := g.drop(at, have, want); err != nil {
+	if err := g.drop(at, have, want, k.note); err != nil {
 		return err
 	}
 	g.mu.Lock()

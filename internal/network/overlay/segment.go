@@ -161,6 +161,7 @@ func (k *Kernel) devices(g *segment, o *network.Overlay, underlay netip.Addr) (m
 		}
 	}
 	if tunnel.Attrs().Flags&net.FlagUp == 0 {
+		k.note("state of the tunnel of network %s", o.Name)
 		fresh = true
 		if err := g.nl.LinkSetUp(tunnel); err != nil {
 			return 0, false, err
@@ -276,11 +277,12 @@ func (g *segment) dump(tunnel int) (map[netip.Addr]netip.Addr, error) {
 }
 
 // put leads the addresses of want elsewhere.
-func (g *segment) put(tunnel int, have, want map[netip.Addr]netip.Addr) error {
+func (g *segment) put(tunnel int, have, want map[netip.Addr]netip.Addr, note func(string, ...any)) error {
 	for a, underlay := range want {
 		if was, ok := have[a]; ok && was == underlay {
 			continue
 		}
+		note("way to %s", a)
 		for _, n := range entries(tunnel, a, underlay) {
 			if err := g.nl.NeighSet(n); err != nil {
 				return fmt.Errorf("address %s at %s: %w", a, underlay, err)
@@ -291,11 +293,12 @@ func (g *segment) put(tunnel int, have, want map[netip.Addr]netip.Addr) error {
 }
 
 // drop forgets the addresses that are not in want any more.
-func (g *segment) drop(tunnel int, have, want map[netip.Addr]netip.Addr) error {
+func (g *segment) drop(tunnel int, have, want map[netip.Addr]netip.Addr, note func(string, ...any)) error {
 	for a, underlay := range have {
 		if _, stays := want[a]; stays {
 			continue
 		}
+		note("way to %s", a)
 		for _, n := range entries(tunnel, a, underlay) {
 			if err := g.nl.NeighDel(n); err != nil && !isGone(err) {
 				return fmt.Errorf("forget address %s: %w", a, err)
