@@ -33,7 +33,8 @@ var layers = []struct {
 	{"internal/pki", []string{"internal/cluster"}},
 	{"internal/link", []string{"internal/pki"}},
 	{"internal/template", []string{"internal/cluster"}},
-	{"internal/control", []string{"internal/cluster", "internal/store", "internal/pki", "internal/template"}},
+	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
+	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
 	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},
@@ -64,6 +65,7 @@ var layers = []struct {
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
 	{"cmd/shoal/*", nil},
+	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},
 	// What looks at Shoal from outside, as a user does, uses nothing of its inside.
 	{"lab/images", nil},

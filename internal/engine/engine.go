@@ -29,6 +29,7 @@ type Engine interface {
 	Execs
 	Attachments
 	Archives
+	Committer
 	Healths
 	Images
 	Volumes

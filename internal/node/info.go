@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -24,7 +25,7 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 		ID: n.id, Name: hostname(), Driver: "overlayfs", LoggingDriver: "json-file", CgroupDriver: "cgroupfs",
 		CgroupVersion: cgroupVersion(), KernelVersion: unix.ByteSliceToString(uts.Release[:]), OperatingSystem: osName(),
 		OSType: runtime.GOOS, Architecture: machine(uts), NCPU: cpus, MemTotal: mem, DockerRootDir: n.cfg.DataRoot,
-		DefaultRuntime: n.cfg.Runtime, Labels: n.cfg.Labels, MemoryLimit: true, SwapLimit: true, CPUShares: true, CPUSet: true,
+		DefaultRuntime: n.cfg.Runtime, InitBinary: filepath.Base(n.cfg.InitPath), Labels: n.cfg.Labels, MemoryLimit: true, SwapLimit: true, CPUShares: true, CPUSet: true,
 		CPUCfsPeriod: true, CPUCfsQuota: true, PidsLimit: true, OomKillDisable: true, IPv4Forwarding: true,
 		LiveRestoreEnabled: true, IndexServerAddress: "https://index.docker.io/v1/",
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},

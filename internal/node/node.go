@@ -25,6 +25,7 @@ import (
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
+	"shoal.dev/shoal/internal/tasklog"
 )
 
 // Node is a running daemon.
@@ -101,7 +102,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.kernel = kernel
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
-		ShimPath: n.cfg.Shim, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
+		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
 		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, Log: n.log,
 	})
 	if err != nil {
@@ -111,7 +112,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
-		Networks: networks{n}, Log: n.log,
+		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
 	})
 	return nil
 }

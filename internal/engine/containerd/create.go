@@ -194,7 +194,6 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		what string
 	}{
 		{len(h.Links) > 0 && !h.NetworkMode.IsUserDefined(), "links on the network bridge"},
-		{h.Init != nil && *h.Init, "an init process inside containers"},
 		{len(h.DeviceRequests) > 0, "device requests"},
 		{h.Cgroup != "", "another container's cgroup"},
 	}

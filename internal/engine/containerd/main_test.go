@@ -109,7 +109,7 @@ func real(t testing.TB) *lab {
 func testConfig(dir string) Config {
 	return Config{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "st"), Namespace: "shoalt-engine",
-		ShimPath: filepath.Join(dir, "shim"), Runtime: "runc", CgroupParent: cgroupParent(dir),
+		ShimPath: filepath.Join(dir, "shim"), InitPath: filepath.Join(dir, "init"), Runtime: "runc", CgroupParent: cgroupParent(dir),
 		Sandboxes: &testNet{dir: filepath.Join(dir, "netns")},
 		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
@@ -129,6 +129,11 @@ func (l *lab) start() (stop func(), err error) {
 	undo = append(undo, func() { cleanUp(l.dir) })
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(l.dir, "shim"), "shoal.dev/shoal/cmd/containerd-shim-shoal-v1").CombinedOutput(); err != nil {
 		return stop, fmt.Errorf("build the shim: %w\n%s", err, out)
+	}
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", filepath.Join(l.dir, "init"), "shoal.dev/shoal/cmd/shoal-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return stop, fmt.Errorf("build the init process: %w\n%s", err, out)
 	}
 	RedirectLogs(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -148,7 +148,6 @@ func badInput(s *suite) {
 		return engine.Spec{Name: "bad", Config: &container.Config{Image: s.Image, Cmd: s.Command("sleep")},
 			HostConfig: &container.HostConfig{NetworkMode: "none"}}
 	}
-	on := true
 	for _, test := range []struct {
 		name  string
 		spoil func(*engine.Spec)
@@ -173,7 +172,6 @@ func badInput(s *suite) {
 		{"host and another network", func(c *engine.Spec) {
 			c.HostConfig.NetworkMode, c.Networks = "host", map[string]*network.EndpointSettings{"bridge": {}}
 		}, errdefs.IsInvalidArgument, "container sharing network namespace with another container or host cannot be connected to any other network"},
-		{"init", func(c *engine.Spec) { c.HostConfig.Init = &on }, errdefs.IsNotImplemented, "init"},
 	} {
 		s.Run(test.name, func(t *testing.T) {
 			spec := base()

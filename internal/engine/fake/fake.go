@@ -151,7 +151,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err != nil {
 		return "", nil, err
 	}
-	cfg, err := ledger.Merged(s.Config, &container.Config{Cmd: []string{"sleep"}})
+	cfg, err := ledger.Merged(s.Config, e.imageConfig(image))
 	if err != nil {
 		return "", nil, err
 	}
@@ -222,9 +222,6 @@ func check(c *container.Config, h *container.HostConfig) error {
 	}
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
-	}
-	if h.Init != nil && *h.Init {
-		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: an init process inside containers")
 	}
 	return nil
 }
