@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 			User:        c.User,
 			Tty:         c.TTY,
 			OpenStdin:   c.OpenStdin,
-			Env:         c.Env,
+			Env:         append(slices.Clone(c.Env), genericEnv(t.GenericResources)...),
 			Entrypoint:  c.Command,
 			Cmd:         c.Args,
 			Healthcheck: c.Healthcheck,

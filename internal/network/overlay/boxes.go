@@ -20,6 +20,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/dns"
 	"shoal.dev/shoal/internal/network/local"
 	"shoal.dev/shoal/internal/network/ports"
 )
@@ -45,6 +46,7 @@ type box struct {
 
 	vips    []network.VIP // that its namespace has
 	virtual bool          // vips is known
+	session *dns.Session  // nil if it gets no answers for names
 }
 
 // endpoint is a container's place on a network. boxes.mu guards what changes of it.
@@ -64,7 +66,9 @@ type endpoint struct {
 // boxes are all containers' networks.
 type boxes struct {
 	cfg      Config
+	host     *space
 	nl       *netlink.Handle
+	names    *dns.Server
 	segments *segments
 
 	mu     sync.Mutex
@@ -75,8 +79,11 @@ type boxes struct {
 }
 
 // loadBoxes reads what is known from before.
-func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle, s *segments) (*boxes, error) {
-	b := &boxes{cfg: cfg, nl: nl, segments: s, byID: map[string]*box{}, nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName)}
+func loadBoxes(cfg Config, subnet netip.Prefix, host *space, nl *netlink.Handle, s *segments) (*boxes, error) {
+	b := &boxes{
+		cfg: cfg, host: host, nl: nl, names: dns.New(dns.Config{Log: cfg.Log}), segments: s, byID: map[string]*box{},
+		nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName),
+	}
 	if err := b.loadNetworks(); err != nil {
 		return nil, err
 	}
@@ -108,6 +115,7 @@ func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle, s *segments)
 			b.book.Add(x.ID, p)
 		}
 	}
+	b.renew()
 	return b, nil
 }
 
@@ -141,7 +149,7 @@ func (p *endpoint) cidr() *net.IPNet {
 }
 
 func (b *boxes) sandbox(x *box) engine.Sandbox {
-	s := engine.Sandbox{NetNS: b.netnsOf(x), Ports: slices.Clone(x.Ports)}
+	s := engine.Sandbox{NetNS: b.netnsOf(x), Ports: slices.Clone(x.Ports), Names: x.named()}
 	for _, p := range x.Endpoints {
 		s.Endpoints = append(s.Endpoints, p.shown())
 	}
@@ -290,6 +298,7 @@ func (b *boxes) place(x *box, a engine.Attachment) error {
 		b.forgetNeighbour(x)
 	}
 	x.Name, x.Endpoints, x.Ingress, x.Resolvers = a.Name, now, a.Ingress, slices.Clone(a.Resolvers)
+	b.renew()
 	return nil
 }
 

@@ -89,6 +89,7 @@ func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
 	g.mu.Lock()
 	g.o, g.mtu = o, mtu
 	g.mu.Unlock()
+	k.boxes.renewNow()
 	if err := k.boxes.revise(o.ID, k.note); err != nil {
 		return err
 	}
@@ -110,8 +111,15 @@ func (k *Kernel) dropSegment(g *segment) error {
 	k.segments.mu.Lock()
 	delete(k.segments.byID, g.id)
 	k.segments.mu.Unlock()
+	k.boxes.renewNow()
 	g.close()
 	return dropSpace(g.path)
+}
+
+func (b *boxes) renewNow() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.renew()
 }
 
 // loadSegments finds the parts of networks that are there from before a restart.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	mdns "github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -214,6 +215,40 @@ func TestOverlayMoves(t *testing.T) {
 	l.reaches(boxes[2], "10.1.1.12", "again", "10.1.1.13")
 	if _, err := os.Stat(l.hosts[1].k.segmentPath(id)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the host without a container still has the network: %v", err)
+	}
+}
+
+// TestOverlayNames sees that a container asks for the names of its own networks, as they are at the moment.
+func TestOverlayNames(t *testing.T) {
+	l, id, boxes := threeOn(t)
+	other := l.net(2)
+	stranger := l.runIn(l.hosts[0], "stranger", other, "10.1.2.11")
+	names := func(list ...network.Name) {
+		t.Helper()
+		l.change(id, func(o *network.Overlay) { o.Names = list })
+	}
+	a := func(s string) netip.Addr { return netip.MustParseAddr(s) }
+	names(network.Name{Name: "tasks.web", Addrs: []netip.Addr{a("10.1.1.11"), a("10.1.1.12")}},
+		network.Name{Name: "web", Addrs: []netip.Addr{a("10.1.1.2")}}, network.Name{Name: "web.1.t", Addrs: []netip.Addr{a("10.1.1.11")}})
+	for _, b := range boxes {
+		for name, want := range map[string]string{"web": "10.1.1.2", "WEB": "10.1.1.2", "tasks.web": "10.1.1.11 10.1.1.12", "web.1.t": "10.1.1.11"} {
+			if got := resolve(b.space, "udp", name, mdns.TypeA); got != "NOERROR "+want {
+				t.Errorf("%s asks for %s: %q, want %q", b.id, name, got, want)
+			}
+		}
+		if got := resolve(b.space, "tcp", "11.1.1.10.in-addr.arpa", mdns.TypePTR); got != "NOERROR web.1.t.net1." {
+			t.Errorf("%s asks whose address it is: %q", b.id, got)
+		}
+	}
+	if got := resolve(stranger.space, "udp", "web", mdns.TypeA); strings.Contains(got, "10.1.1.") {
+		t.Errorf("a container of another network finds %q", got)
+	}
+	names(network.Name{Name: "web", Addrs: []netip.Addr{a("10.1.1.3")}})
+	if got := resolve(boxes[0].space, "udp", "web", mdns.TypeA); got != "NOERROR 10.1.1.3" {
+		t.Errorf("after a change: %q", got)
+	}
+	if got := resolve(boxes[0].space, "udp", "tasks.web", mdns.TypeA); strings.Contains(got, "10.1.1.") {
+		t.Errorf("a name that is gone: %q", got)
 	}
 }
 

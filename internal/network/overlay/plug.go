@@ -57,7 +57,10 @@ func (b *boxes) plug(x *box) error {
 	if err := b.setVirtual(x); err != nil {
 		return err
 	}
-	return b.route(x, in)
+	if err := b.route(x, in); err != nil {
+		return err
+	}
+	return b.serve(x)
 }
 
 // plugOne makes whatever is missing of one endpoint.
@@ -268,6 +271,7 @@ func (b *boxes) unplug(x *box) error {
 		return nil
 	}
 	b.forgetNeighbour(x)
+	x.silence() // its sockets would keep the namespace
 	if err := dropSpace(b.netnsOf(x)); err != nil {
 		return err
 	}
@@ -281,6 +285,7 @@ func (b *boxes) unplug(x *box) error {
 		b.nets.Leave(p.NetworkID, p.ID)
 	}
 	b.book.Release(x.ID)
+	b.renew()
 	return nil
 }
 
@@ -329,7 +334,7 @@ func (b *boxes) repairOne(x *box, o outside, note func(string, ...any)) error {
 	b.mu.Lock()
 	current := b.byID[x.ID] == x
 	b.mu.Unlock()
-	plugged := true
+	plugged := !x.named() || x.session != nil
 	for _, p := range x.Endpoints {
 		if p.net.OfSwarm() {
 			continue // its network looks after it

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/dns"
 )
 
 // The names of a segment's interfaces, in its namespace.
@@ -59,6 +61,27 @@ func (s *segments) all() []*segment {
 		out = append(out, g)
 	}
 	return out
+}
+
+// names are what the swarm's networks on this host call their addresses. An address is called by the name that is only
+// its own, if it has one.
+func (s *segments) names() []dns.Record {
+	var out, shared []dns.Record
+	for _, g := range s.all() {
+		o, _ := g.overlay()
+		if o == nil {
+			continue
+		}
+		for _, n := range o.Names {
+			r := dns.Record{Network: o.ID, NetworkName: o.Name, Names: []string{n.Name}, Addrs: n.Addrs}
+			if strings.HasPrefix(n.Name, "tasks.") {
+				shared = append(shared, r)
+			} else {
+				out = append(out, r)
+			}
+		}
+	}
+	return append(out, shared...)
 }
 
 // overlay is the network as it was last applied.
