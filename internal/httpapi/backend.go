@@ -27,7 +27,7 @@ type Containers interface {
 	engine.Attachments
 }
 
-// Images serves /images and /distribution. Package engine has the contract.
+// Images serves /images, /distribution and /auth. Package engine has the contract.
 type Images interface {
 	engine.Images
 }
@@ -35,6 +35,11 @@ type Images interface {
 // Volumes serves /volumes. Package engine has the contract.
 type Volumes interface {
 	engine.Volumes
+}
+
+// Disk serves /system/df. Package engine has the contract.
+type Disk interface {
+	engine.Disk
 }
 
 // Events serves /events. Package engine has the contract.

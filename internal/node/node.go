@@ -103,7 +103,7 @@ func (n *Node) open(ctx context.Context) error {
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
 		ShimPath: n.cfg.Shim, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
-		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, Log: n.log,
+		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, CertsDirs: certsDirs(), Log: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the engine: %w", err)
@@ -111,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.engine = eng
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
 		Networks: n, Log: n.log,
 	})
 	return nil

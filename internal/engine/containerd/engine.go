@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -57,8 +58,11 @@ type Config struct {
 	// Loopback addresses always are.
 	InsecureRegistries []string
 	Mirrors            []string // URLs that are asked before docker.io
-	LogOpts            map[string]string
-	Log                *slog.Logger
+	// CertsDirs are folders with a folder HOST[:PORT] for each registry that has authorities or a client certificate of
+	// its own, in Docker's form.
+	CertsDirs []string
+	LogOpts   map[string]string
+	Log       *slog.Logger
 }
 
 // maxState keeps the longest socket path, STATE/s/<64 hex>, under the kernel's 108 bytes.
@@ -106,6 +110,8 @@ type Engine struct {
 	ledger     *ledger.Ledger
 	volumes    *volume.Store
 	known      imageCache
+	using      imageUse
+	pruning    sync.Mutex
 	registries *registries
 	host       host
 	pulls      keyedLock

@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/health"
@@ -35,6 +36,7 @@ type Container struct {
 	Config     *container.Config // with the image's defaults filled in
 	HostConfig *container.HostConfig
 	ImageID    string
+	Manifest   *ocispec.Descriptor `json:",omitempty"` // the image's manifest for the container's platform; nil if not known
 	Ingress    netip.Addr
 	Mounts     []container.MountPoint
 	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
