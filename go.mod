@@ -60,7 +60,7 @@ require github.com/google/uuid v1.6.0 // indirect
 
 require github.com/mattn/go-runewidth v0.0.31 // indirect
 
-require github.com/moby/go-archive v0.3.3 // indirect
+require github.com/moby/go-archive v0.3.3
 
 require github.com/moby/patternmatcher v0.6.1 // indirect
 
@@ -124,12 +124,14 @@ require github.com/gorilla/mux v1.8.1 // indirect
 
 require github.com/inconshreveable/mousetrap v1.1.0 // indirect
 
-require github.com/klauspost/compress v1.20.2 // indirect
+require github.com/klauspost/compress v1.20.2
 
 require github.com/moby/docker-image-spec v1.3.1
 
 require (
 	github.com/moby/buildkit v0.25.1
+	github.com/moby/profiles/apparmor v0.1.0
+	github.com/moby/profiles/seccomp v0.2.4
 	github.com/moby/sys/user v0.4.1
 )
 

@@ -114,6 +114,11 @@ func (l *Lab) daemonOf(h Host) (string, error) {
 // spawn starts a program of the lab in a namespace, as a daemon: a session of its own, no input, its output at the
 // end of a file. The channel tells how it ended, if it ends before the caller does.
 func (l *Lab) spawn(namespace, log string, args ...string) (<-chan error, error) {
+	return l.spawnAs([]string{hostMarker + "=" + portOf(namespace)}, namespace, log, args...)
+}
+
+// spawnAs is spawn with variables added to the environment.
+func (l *Lab) spawnAs(env []string, namespace, log string, args ...string) (<-chan error, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -122,7 +127,7 @@ func (l *Lab) spawn(namespace, log string, args ...string) (<-chan error, error)
 	// It outlives whoever starts it, so it has no context.
 	cmd := command(context.WithoutCancel(context.Background()), namespace, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = l.Root, out, out
-	cmd.Env = append(daemonEnv(), hostMarker+"="+portOf(namespace))
+	cmd.Env = append(daemonEnv(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ type Engine interface {
 	Stop(ctx context.Context, name string, o engine.StopOptions) error
 	Purge(ctx context.Context, name string, force bool) error
 	Wait(ctx context.Context, name string, c container.WaitCondition) (<-chan engine.WaitResult, error)
+	WaitHealth(ctx context.Context, name string, known container.HealthStatus) (container.HealthStatus, error)
 	Inspect(ctx context.Context, name string) (*container.InspectResponse, error)
 	List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error)
 	Pull(ctx context.Context, ref string, o engine.PullOptions, report func(jsonstream.Message)) error
@@ -92,11 +93,12 @@ type Agent struct {
 
 	life context.Context // of the tasks: that of Run
 
-	mu      sync.Mutex // guards what follows
-	seen    seen
-	ingress *network.Ingress
-	tasks   map[string]*runner
-	running sync.WaitGroup // the runners
+	mu       sync.Mutex // guards what follows
+	seen     seen
+	ingress  *network.Ingress
+	overlays []*network.Overlay
+	tasks    map[string]*runner
+	running  sync.WaitGroup // the runners
 }
 
 // New returns an agent that begins with [Agent.Run].

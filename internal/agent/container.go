@@ -30,11 +30,7 @@ const defaultGrace = 10 * time.Second
 
 // taskName is Docker's name of a task: service.slot.id, or service.node.id for a task of a global service.
 func taskName(t *cluster.Task) string {
-	slot := t.NodeID
-	if t.Slot != 0 {
-		slot = fmt.Sprint(t.Slot)
-	}
-	return t.ServiceName + "." + slot + "." + t.ID
+	return t.Name() + "." + t.ID
 }
 
 // grace is how long the task's container has to stop.
@@ -142,6 +138,9 @@ func hostConfig(t *cluster.Task, c *swarm.ContainerSpec) (*container.HostConfig,
 	}
 	if c.Privileges != nil {
 		h.SecurityOpt = securityOpt(c.Privileges)
+	}
+	if cluster.OnHostNetwork(&t.Spec) {
+		h.NetworkMode = "host"
 	}
 	return h, nil
 }

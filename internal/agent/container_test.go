@@ -42,6 +42,9 @@ func TestContainerSpec(t *testing.T) {
 		{"a user's label never hides ours", func(_ *cluster.Task, c *swarm.ContainerSpec) {
 			c.Labels = map[string]string{"x": "y", "com.docker.swarm.task.id": "other"}
 		}, func(s *engine.Spec) { s.Config.Labels["x"] = "y" }},
+		{"the host's network", func(t *cluster.Task, _ *swarm.ContainerSpec) {
+			t.Spec.Networks = []swarm.NetworkAttachmentConfig{{Target: cluster.HostNetwork}}
+		}, func(s *engine.Spec) { s.HostConfig.NetworkMode = "host" }},
 		{"grace period", func(_ *cluster.Task, c *swarm.ContainerSpec) { c.StopGracePeriod = &grace }, func(s *engine.Spec) {
 			two := 2
 			s.Config.StopTimeout = &two

@@ -37,6 +37,7 @@ type fakeEngine struct {
 	fail                func(method, name string) error // may be nil
 	starting, maxStart  int
 	onStart             func(name string)
+	stopCode            int // that a container ends with when it is stopped
 }
 
 type fakeContainer struct {
@@ -49,7 +50,7 @@ type fakeContainer struct {
 }
 
 func newFakeEngine(images ...string) *fakeEngine {
-	e := &fakeEngine{containers: map[string]*fakeContainer{}, images: map[string]bool{}, remote: map[string]bool{}, calls: map[string]int{}}
+	e := &fakeEngine{stopCode: 143, containers: map[string]*fakeContainer{}, images: map[string]bool{}, remote: map[string]bool{}, calls: map[string]int{}}
 	for _, i := range images {
 		e.images[i], e.remote[i] = true, true
 	}
@@ -122,7 +123,11 @@ func (e *fakeEngine) Start(ctx context.Context, name string) error {
 		e.onStart(c.spec.Name)
 	}
 	e.serial++
-	c.set(container.State{Status: container.StateRunning, Running: true, Pid: 1000 + e.serial})
+	s := container.State{Status: container.StateRunning, Running: true, Pid: 1000 + e.serial}
+	if c.spec.Config.Healthcheck != nil {
+		s.Health = &container.Health{Status: container.Starting}
+	}
+	c.set(s)
 	return nil
 }
 
@@ -146,7 +151,7 @@ func (e *fakeEngine) Stop(ctx context.Context, name string, o engine.StopOptions
 			return ctx.Err()
 		}
 	}
-	e.exit(name, container.State{ExitCode: 143})
+	e.exit(name, container.State{ExitCode: e.stopCode})
 	return nil
 }
 
@@ -195,13 +200,21 @@ func (e *fakeEngine) Wait(ctx context.Context, name string, _ container.WaitCond
 		return out, nil
 	}
 	go func() {
-		select {
-		case <-changed:
+		for {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				out <- engine.WaitResult{Err: ctx.Err()}
+				return
+			}
 			e.mu.Lock()
-			out <- engine.WaitResult{ExitCode: c.state.ExitCode}
+			running, code := c.state.Running && e.containers[c.id] == c, c.state.ExitCode
+			changed = c.changed
 			e.mu.Unlock()
-		case <-ctx.Done():
-			out <- engine.WaitResult{Err: ctx.Err()}
+			if !running {
+				out <- engine.WaitResult{ExitCode: code}
+				return
+			}
 		}
 	}()
 	return out, nil
@@ -264,6 +277,53 @@ func (e *fakeEngine) InspectImage(ctx context.Context, ref string, _ *ocispec.Pl
 		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
 	}
 	return &image.InspectResponse{ID: ref}, nil
+}
+
+func (e *fakeEngine) WaitHealth(ctx context.Context, name string, known container.HealthStatus) (container.HealthStatus, error) {
+	for {
+		if err := e.call("WaitHealth", name); err != nil {
+			e.mu.Unlock()
+			return "", err
+		}
+		c, err := e.find(name)
+		if err != nil {
+			e.mu.Unlock()
+			return "", err
+		}
+		now, changed := container.NoHealthcheck, c.changed
+		if c.state.Health != nil {
+			now = c.state.Health.Status
+		}
+		e.mu.Unlock()
+		if now != known {
+			return now, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// faults sets what fails from now on; nil for nothing.
+func (e *fakeEngine) faults(f func(method, name string) error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fail = f
+}
+
+// health sets a container's health.
+func (e *fakeEngine) health(name string, s container.HealthStatus) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	c, err := e.find(name)
+	if err != nil {
+		panic(err)
+	}
+	st := c.state
+	st.Health = &container.Health{Status: s}
+	c.set(st)
 }
 
 // get is a copy of a container, nil if there is none.

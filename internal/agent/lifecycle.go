@@ -52,7 +52,7 @@ func (r *runner) up(ctx, up context.Context) error {
 		}
 		found = in.State.Status
 		if known := r.containerStatus(); in.State.Running && (before != swarm.TaskStateRunning || known == nil || *known != *running(in)) {
-			r.report(swarm.TaskStateRunning, "started", "", running(in))
+			r.started(in)
 		}
 	}
 	if found == container.StateCreated {
@@ -112,8 +112,17 @@ func (r *runner) start(ctx, up context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.report(swarm.TaskStateRunning, "started", "", running(in))
+	r.started(in)
 	return nil
+}
+
+// started reports that the container runs. Its task does only once it is healthy, if it has a health check.
+func (r *runner) started(in *container.InspectResponse) {
+	if h := in.State.Health; h != nil && h.Status != container.Healthy && cluster.Before(r.state(), swarm.TaskStateRunning) {
+		r.report(swarm.TaskStateStarting, "starting", "", running(in))
+		return
+	}
+	r.report(swarm.TaskStateRunning, "started", "", running(in))
 }
 
 // pull fetches an image, once for all tasks that need it at the time. An image that its digest names and that is here
@@ -248,8 +257,10 @@ func (r *runner) network(up context.Context, member bool) error {
 	}
 }
 
-// watch waits for the container's end.
+// watch waits for the container's end, which it brings about itself if the container is unhealthy.
 func (r *runner) watch(ctx, up context.Context) error {
+	health, unwatch := r.watchHealth(up)
+	defer unwatch()
 	again := engineAgain
 	for {
 		ch, err := r.a.cfg.Engine.Wait(up, r.container, container.WaitConditionNotRunning)
@@ -257,7 +268,7 @@ func (r *runner) watch(ctx, up context.Context) error {
 			select {
 			case res := <-ch:
 				if err = res.Err; err == nil {
-					return r.exited(ctx, res.ExitCode)
+					return r.exited(ctx, res.ExitCode, health.bad.Load())
 				}
 			case <-up.Done():
 			}
@@ -277,7 +288,10 @@ func (r *runner) watch(ctx, up context.Context) error {
 }
 
 // exited reports how the container ended.
-func (r *runner) exited(ctx context.Context, code int) error {
+func (r *runner) exited(ctx context.Context, code int, unhealthy bool) error {
+	if unhealthy {
+		return &exitError{code: code, why: unhealthyContainer}
+	}
 	if code == 0 {
 		r.report(swarm.TaskStateComplete, "finished", "", &swarm.ContainerStatus{ContainerID: r.container})
 		return nil
@@ -319,18 +333,7 @@ func (r *runner) halt(ctx context.Context) bool {
 		}
 	}
 	if r.container != "" {
-		o := engine.StopOptions{}
-		g := defaultGrace
-		if t := r.spec(); t.Spec.ContainerSpec != nil {
-			g = grace(t)
-			o.Timeout = &g
-		}
-		ok := r.must(ctx, "stop", func() error {
-			ctx, cancel := context.WithTimeout(ctx, g+killTime)
-			defer cancel()
-			return r.a.cfg.Engine.Stop(ctx, r.container, o)
-		})
-		if !ok {
+		if !r.quit(ctx) {
 			return false
 		}
 		if in, err := r.inspect(ctx); err == nil {
@@ -341,6 +344,21 @@ func (r *runner) halt(ctx context.Context) bool {
 		r.report(swarm.TaskStateShutdown, "shutdown", "", c)
 	}
 	return ctx.Err() == nil
+}
+
+// quit stops the container, with the task's grace period. It is false if ctx ended before.
+func (r *runner) quit(ctx context.Context) bool {
+	o := engine.StopOptions{}
+	g := defaultGrace
+	if t := r.spec(); t.Spec.ContainerSpec != nil {
+		g = grace(t)
+		o.Timeout = &g
+	}
+	return r.must(ctx, "stop", func() error {
+		ctx, cancel := context.WithTimeout(ctx, g+killTime)
+		defer cancel()
+		return r.a.cfg.Engine.Stop(ctx, r.container, o)
+	})
 }
 
 // remove deletes the container.

@@ -187,13 +187,16 @@ func (r *runner) message() string {
 	return r.status.Message
 }
 
-// exitError is a container that ended with an exit code other than 0.
+// exitError is a container that ended with an exit code other than 0, or had to.
 type exitError struct {
 	code int
 	why  string
 }
 
 func (e *exitError) Error() string {
+	if e.code == 0 {
+		return "task: " + e.why
+	}
 	s := fmt.Sprintf("task: non-zero exit (%d)", e.code)
 	if e.why != "" {
 		s += ": " + e.why

@@ -217,9 +217,15 @@ func (a *Agent) take(ctx context.Context, f *protocol.Frame) error {
 		}
 		a.ingress = in
 	}
+	overlays, err := f.ResolveOverlays(a.overlays)
+	if err != nil {
+		return err
+	}
+	a.overlays = overlays
 	a.seen = seen{f.Epoch, f.Version}
 	// A complete frame is applied even if nothing changed: it repairs what others broke.
-	a.net.set(network.Desired{Version: f.Version, Self: a.cfg.NodeID, Ingress: a.ingress}, f.Mesh != nil, f.Epoch != had.Epoch)
+	a.net.set(network.Desired{Version: f.Version, Self: a.cfg.NodeID, Ingress: a.ingress, Overlays: overlays},
+		f.Mesh != nil || f.Complete || len(f.Overlays)+len(f.OverlaysGone) > 0, f.Epoch != had.Epoch)
 	a.vault.take(f)
 	a.assign(f, held)
 	a.vault.drop(f.DroppedFiles)

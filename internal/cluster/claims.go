@@ -22,6 +22,9 @@ func ClaimSlot(serviceID string, slot int) string {
 	return "slot/" + serviceID + "/" + strconv.Itoa(slot)
 }
 
+// ClaimSlotNode claims what is the slot of a global service or job: a node.
+func ClaimSlotNode(serviceID, nodeID string) string { return "slot/" + serviceID + "/node/" + nodeID }
+
 // ClaimNodeIndex claims a node's small number; see [Node.Index].
 func ClaimNodeIndex(i uint16) string { return "index/" + strconv.Itoa(int(i)) }
 
@@ -31,3 +34,7 @@ func ClaimVNI(vni uint32) string { return "vni/" + strconv.FormatUint(uint64(vni
 // ClaimRemoved marks a node that was removed: its certificate is refused although it is valid. A manager that merely
 // does not know a node cannot refuse it, because its own replica may be behind.
 func ClaimRemoved(nodeID string) string { return "removed/" + nodeID }
+
+// ClaimPools is rewritten by everybody who gives out a subnet or takes one back, so that of two who chose at the same
+// time one has to look again: that subnets do not overlap is nothing that a claim of one of them could say.
+const ClaimPools = "pools"

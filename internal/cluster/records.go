@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -45,6 +46,8 @@ type Task struct {
 	StateVersion uint64 `json:",omitempty"`
 	// ServiceName is the service's name when the task was made; container names and hostnames derive from it.
 	ServiceName string `json:",omitempty"`
+	// Global says that the task is one of a global service or job: its slot is its node, which it has from its creation.
+	Global bool `json:",omitempty"`
 	// SpecVersion is the version of the service's specification that the task was made from.
 	SpecVersion uint64 `json:",omitempty"`
 	// StartAt is the time before which the task is not started: the restart delay. It is swarm time.
@@ -219,4 +222,20 @@ func (t *Task) Address(networkID string) netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// Name is what users call the task, without its ID: SERVICE.SLOT or, as in Docker for slot 0 too, SERVICE.NODE.
+func (t *Task) Name() string {
+	if t.Slot == 0 {
+		return t.ServiceName + "." + t.NodeID
+	}
+	return t.ServiceName + "." + strconv.Itoa(t.Slot)
+}
+
+// SlotClaim is the ID of the claim on the task's slot.
+func (t *Task) SlotClaim() string {
+	if t.Global {
+		return ClaimSlotNode(t.ServiceID, t.NodeID)
+	}
+	return ClaimSlot(t.ServiceID, t.Slot)
 }

@@ -36,8 +36,8 @@ func Before(a, b swarm.TaskState) bool { return StateOrder(a) < StateOrder(b) }
 // Terminal says whether a task in the state has ended: nothing of it runs any more.
 func Terminal(s swarm.TaskState) bool { return Before(swarm.TaskStateRunning, s) }
 
-// WantsToRun says whether the task is meant to run (its desired state is ready or running).
-func (t *Task) WantsToRun() bool { return !Before(swarm.TaskStateRunning, t.DesiredState) }
+// WantsToRun says whether the task is meant to run: its desired state is ready, running or, for a job's task, complete.
+func (t *Task) WantsToRun() bool { return !Before(swarm.TaskStateComplete, t.DesiredState) }
 
 // Held says whether the task is to be stopped but must go on for a moment: it took connections from the routing mesh,
 // and a node may still send it new ones.

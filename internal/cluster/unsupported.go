@@ -12,11 +12,19 @@ import (
 // Unsupported names the first thing that a valid specification asks for and that nothing here does yet, so that it is
 // refused instead of ignored. The error is NotImplemented; nil means that everything asked for is done.
 func Unsupported(spec swarm.ServiceSpec) error {
-	for _, list := range [][]missing{missingMode(&spec), missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
-		for _, m := range list {
-			if m.asked {
-				return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s (%s) are not implemented by Shoal yet", m.what, m.field))
-			}
+	for _, list := range [][]missing{missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
+		if err := refuse(list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse names the first that is asked for.
+func refuse(list []missing) error {
+	for _, m := range list {
+		if m.asked {
+			return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("%s (%s) are not implemented by Shoal yet", m.what, m.field))
 		}
 	}
 	return nil
@@ -28,19 +36,10 @@ type missing struct {
 	what, field string
 }
 
-func missingMode(s *swarm.ServiceSpec) []missing {
-	return []missing{
-		{s.Mode.Global != nil, "global services", "Mode.Global"},
-		{s.Mode.ReplicatedJob != nil, "replicated jobs", "Mode.ReplicatedJob"},
-		{s.Mode.GlobalJob != nil, "global jobs", "Mode.GlobalJob"},
-	}
-}
-
 func missingTask(t *swarm.TaskSpec) []missing {
 	out := []missing{
 		{t.Runtime == swarm.RuntimePlugin || t.PluginSpec != nil, "plugin services", "TaskTemplate.PluginSpec"},
 		{t.NetworkAttachmentSpec != nil, "network attachments", "TaskTemplate.NetworkAttachmentSpec"},
-		{len(t.Networks) > 0, "networks of services", "TaskTemplate.Networks"},
 	}
 	if d := t.LogDriver; d != nil {
 		out = append(out, missing{
@@ -59,8 +58,6 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 		return nil
 	}
 	out := []missing{
-		{c.Healthcheck != nil && len(c.Healthcheck.Test) > 0 && c.Healthcheck.Test[0] != "NONE", "health checks", "ContainerSpec.Healthcheck"},
-		{c.Init != nil && *c.Init, "init processes inside containers", "ContainerSpec.Init"},
 		{c.OpenStdin, "open standard inputs", "ContainerSpec.OpenStdin"},
 		{c.Privileges != nil && !simple(*c.Privileges), "security options other than no-new-privileges and an unconfined seccomp", "ContainerSpec.Privileges"},
 		{c.Isolation != "" && c.Isolation != container.IsolationDefault, "isolation modes", "ContainerSpec.Isolation"},
@@ -78,7 +75,7 @@ func missingPorts(e *swarm.EndpointSpec) []missing {
 	if e == nil {
 		return nil
 	}
-	out := []missing{{e.Mode == swarm.ResolutionModeDNSRR, "services with endpoint mode dnsrr", "EndpointSpec.Mode"}}
+	var out []missing
 	for _, p := range e.Ports {
 		out = append(out, missing{p.PublishMode == swarm.PortConfigPublishModeHost, "ports published in host mode", "EndpointSpec.Ports"})
 	}

@@ -59,6 +59,14 @@ func TestValidateServiceSpec(t *testing.T) {
 		{"two modes", func(s *S) { s.Mode.Global = &swarm.GlobalService{} }, "must specify only one service mode"},
 		{"negative replicas", func(s *S) { s.Mode.Replicated.Replicas = ptr(^uint64(0)) }, "Number of replicas must be non-negative"},
 		{"zero replicas", func(s *S) { s.Mode.Replicated.Replicas = ptr(uint64(0)) }, ""},
+		{"negative concurrency", func(s *S) {
+			s.UpdateConfig, s.Mode = nil, swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{MaxConcurrent: ptr(^uint64(0))}}
+		}, "Maximum concurrent jobs must not be negative"},
+		{"negative completions", func(s *S) {
+			s.UpdateConfig, s.Mode = nil, swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{TotalCompletions: ptr(^uint64(0))}}
+		}, "Total completed jobs must not be negative"},
+		{"replicated job with updates", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, "Jobs may not have an update config"},
+		{"job", func(s *S) { s.UpdateConfig, s.Mode = nil, swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, ""},
 		{"job with updates", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, "Jobs may not have an update config"},
 		{"little cpu", func(s *S) { s.TaskTemplate.Resources.Limits.NanoCPUs = 1 }, "invalid cpu value 1e-09: Must be at least 0.001"},
 		{"negative cpu", func(s *S) { s.TaskTemplate.Resources.Reservations.NanoCPUs = -1e9 }, "invalid cpu value -1: Must be at least 0.001"},
@@ -134,24 +142,25 @@ func TestUnsupported(t *testing.T) {
 		{"bind and tmpfs", cs(func(c *swarm.ContainerSpec) {
 			c.Mounts = []mount.Mount{{Type: "bind", Source: "/a", Target: "/a"}, {Type: "tmpfs", Target: "/t"}}
 		}), ""},
+		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), ""},
+		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), ""},
 		{"health check switched off", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"NONE"}} }), ""},
-		{"global", func(s *S) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, "Mode.Global"},
-		{"replicated job", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, "Mode.ReplicatedJob"},
-		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, "Mode.GlobalJob"},
+		{"global", func(s *S) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, ""},
+		{"replicated job", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, ""},
+		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, ""},
 		{"image mount", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "image", Source: "a", Target: "/a"}} }), `mounts of type "image"`},
 		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
-		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), "ContainerSpec.Healthcheck"},
-		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), "ContainerSpec.Init"},
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {
 			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeCustom, Profile: []byte("{}")}}
 		}), "ContainerSpec.Privileges"},
-		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, "TaskTemplate.Networks"},
+		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
+		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},
 		{"generic resources", func(s *S) {
 			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{}}
 		}, "GenericResources"},
 		{"host port", func(s *S) { s.EndpointSpec.Ports[0].PublishMode = swarm.PortConfigPublishModeHost }, "host mode"},
-		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, "dnsrr"},
+		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -168,7 +168,7 @@ func find[T cluster.Object](s *store.Snapshot, kind, ref string, name func(T) st
 
 func serviceName(s *cluster.Service) string { return s.Spec.Name }
 func nodeName(n *cluster.Node) string       { return n.Description.Hostname }
-func taskName(t *cluster.Task) string       { return fmt.Sprintf("%s.%d.%s", t.ServiceName, t.Slot, t.ID) }
+func taskName(t *cluster.Task) string       { return t.Name() + "." + t.ID }
 
 // filters are Docker's: alternatives within a key, all keys must hold.
 type filters map[string][]string

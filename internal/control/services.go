@@ -46,38 +46,6 @@ func (c *Control) Services(ctx context.Context, f map[string][]string, status bo
 	return out, nil
 }
 
-func modeOf(m swarm.ServiceMode) string {
-	switch {
-	case m.Global != nil:
-		return "global"
-	case m.ReplicatedJob != nil:
-		return "replicated-job"
-	case m.GlobalJob != nil:
-		return "global-job"
-	}
-	return "replicated"
-}
-
-// statusOf counts as Docker does: a task on a node that is down does not run.
-func statusOf(snap *store.Snapshot, s *cluster.Service) *swarm.ServiceStatus {
-	st := &swarm.ServiceStatus{}
-	if r := s.Spec.Mode.Replicated; r != nil && r.Replicas != nil {
-		st.DesiredTasks = *r.Replicas
-	}
-	for t := range snap.TasksByService(s.ID) {
-		if t.Status.State == swarm.TaskStateComplete {
-			st.CompletedTasks++
-		}
-		if t.Status.State != swarm.TaskStateRunning || !t.WantsToRun() {
-			continue
-		}
-		if n, ok := store.Get[*cluster.Node](snap, t.NodeID); ok && n.Status.State != swarm.NodeStateDown {
-			st.RunningTasks++
-		}
-	}
-	return st
-}
-
 // Service returns a service; with insertDefaults, what the user left out is shown as what it means.
 func (c *Control) Service(ctx context.Context, ref string, insertDefaults bool) (*swarm.Service, error) {
 	_, snap, err := c.read(ctx)
@@ -101,13 +69,7 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	if err != nil {
 		return nil, err
 	}
-	if spec.Mode == (swarm.ServiceMode{}) {
-		spec.Mode.Replicated = &swarm.ReplicatedService{}
-	}
-	if r := spec.Mode.Replicated; r != nil && r.Replicas == nil {
-		one := uint64(1)
-		r.Replicas = &one
-	}
+	spec.Mode = wholeMode(spec.Mode)
 	if err := checkSpec(spec, auth); err != nil {
 		return nil, err
 	}
@@ -120,11 +82,17 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	s := &cluster.Service{}
 	s.ID, s.Spec = out.ID, spec
 	s.Endpoint.Spec = endpointSpec(spec)
+	if isJob(spec.Mode) {
+		s.JobStatus = &swarm.JobStatus{LastExecution: m.Store.Now()}
+	}
 	return out, m.update(ctx, func(tx *store.Tx) error {
 		if have, ok := tx.ServiceByName(spec.Name); ok {
 			return errdefs.ErrAlreadyExists.WithMessage("name conflicts with an existing object: service " + have.Spec.Name + " already exists")
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
+			return err
+		}
+		if err := resolveNetworks(tx.Snapshot, &s.Spec); err != nil {
 			return err
 		}
 		tx.Write(store.Create(s.Clone()))
@@ -244,6 +212,7 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 	back := o.Rollback == "previous"
 	out := &swarm.ServiceUpdateResponse{Warnings: []string{}}
 	if !back {
+		spec.Mode = wholeMode(spec.Mode)
 		if err := checkSpec(spec, o.EncodedAuth); err != nil {
 			return nil, err
 		}
@@ -273,6 +242,11 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		} else {
 			s.Spec, s.UpdateStatus = spec, nil // the planner begins an update if there is something to do
 		}
+		if old.JobStatus != nil { // every update runs a job again, as in Swarm
+			s.UpdateStatus = nil
+			s.JobStatus = &swarm.JobStatus{LastExecution: m.Store.Now()}
+			s.JobStatus.JobIteration.Index = old.JobStatus.JobIteration.Index + 1
+		}
 		if s.Spec.Name != old.Spec.Name {
 			return errdefs.ErrNotImplemented.WithMessage("renaming services is not supported")
 		}
@@ -283,6 +257,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 			return err
 		}
 		s.PreviousSpec = &prev
+		if err := resolveNetworks(tx.Snapshot, &s.Spec); err != nil {
+			return err
+		}
 		if sameTemplate(s.Spec.TaskTemplate, old.Spec.TaskTemplate) {
 			s.Spec.TaskTemplate = old.Spec.TaskTemplate // said in other words it is no reason to restart tasks
 		}
@@ -380,7 +357,7 @@ func setDefaults(s *swarm.ServiceSpec) {
 		t.Runtime = swarm.RuntimeContainer
 	}
 	for _, u := range []**swarm.UpdateConfig{&s.UpdateConfig, &s.RollbackConfig} {
-		if *u == nil {
+		if *u == nil && !isJob(s.Mode) { // a job may not have one, so that it must not be sent back with an update
 			*u = &swarm.UpdateConfig{Parallelism: 1, FailureAction: "pause", Monitor: 5 * time.Second, Order: "stop-first"}
 		}
 	}

@@ -2,12 +2,10 @@ package control
 
 import (
 	"context"
-	"net/netip"
 	"reflect"
 	"slices"
 	"strconv"
 
-	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
@@ -89,12 +87,16 @@ func resolve[T cluster.Object](snap *store.Snapshot, refs []string, kind string,
 	return ids
 }
 
-// shownDesired is the desired state that the filter means: a task that waits for its restart delay counts as running.
+// shownDesired is the desired state that the filter means: a task that waits for its restart delay counts as running. A
+// job's task counts as neither, as in Swarm.
 func shownDesired(t *cluster.Task) string {
-	if t.WantsToRun() {
-		return "running"
+	switch {
+	case !t.WantsToRun():
+		return "shutdown"
+	case t.DesiredState == swarm.TaskStateComplete:
+		return string(swarm.TaskStateComplete)
 	}
-	return "shutdown"
+	return "running"
 }
 
 // Task returns a task.
@@ -120,51 +122,4 @@ func task(snap *store.Snapshot, t *cluster.Task) swarm.Task {
 		}
 	}
 	return out
-}
-
-// Networks lists the swarm's networks. A node that is no manager has none to list.
-func (c *Control) Networks(ctx context.Context) ([]apinetwork.Inspect, error) {
-	_, snap, err := c.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out []apinetwork.Inspect
-	for n := range store.List[*cluster.Network](snap) {
-		out = append(out, inspectNetwork(n))
-	}
-	return out, nil
-}
-
-func inspectNetwork(n *cluster.Network) apinetwork.Inspect {
-	out := apinetwork.Inspect{}
-	out.Name, out.ID, out.Created = n.Spec.Name, n.ID, n.CreatedAt
-	out.Scope, out.Driver = "swarm", "overlay"
-	out.EnableIPv4, out.EnableIPv6 = true, n.Spec.IPv6Enabled
-	out.Internal, out.Attachable, out.Ingress = n.Spec.Internal, n.Spec.Attachable, n.Spec.Ingress
-	out.Options, out.Labels = n.DriverState.Options, n.Spec.Labels
-	out.IPAM.Driver = "default"
-	if n.IPAMOptions != nil {
-		for _, c := range n.IPAMOptions.Configs {
-			out.IPAM.Config = append(out.IPAM.Config, apinetwork.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway})
-		}
-	}
-	return out
-}
-
-// IngressVNI is the VXLAN network identifier of the routing mesh: the first of Swarm's range for overlay networks.
-const IngressVNI = "4096"
-
-// OptionVNI is the driver option that names a network's VNIs.
-const OptionVNI = "com.docker.network.driver.overlay.vxlanid_list"
-
-// NewIngress is the routing mesh's network of a new swarm.
-func NewIngress(subnet netip.Prefix) *cluster.Network {
-	n := &cluster.Network{}
-	n.ID = cluster.NewID()
-	n.Spec.Name, n.Spec.Labels, n.Spec.Ingress = "ingress", map[string]string{}, true
-	n.Spec.DriverConfiguration = &swarm.Driver{Name: "overlay"}
-	n.DriverState = swarm.Driver{Name: "overlay", Options: map[string]string{OptionVNI: IngressVNI}}
-	n.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: []swarm.IPAMConfig{{Subnet: subnet, Gateway: subnet.Addr().Next()}}}
-	n.Spec.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: slices.Clone(n.IPAMOptions.Configs)}
-	return n
 }

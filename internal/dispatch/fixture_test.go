@@ -200,7 +200,7 @@ func (s *stream) next() *protocol.Frame {
 			if !ok {
 				s.t.Fatal("the session ended")
 			}
-			if f.Complete || len(f.Tasks)+len(f.Removed)+len(f.Files)+len(f.DroppedFiles) > 0 || f.Mesh != nil || f.Managers != nil {
+			if f.Complete || len(f.Tasks)+len(f.Removed)+len(f.Overlays)+len(f.OverlaysGone)+len(f.Files)+len(f.DroppedFiles) > 0 || f.Mesh != nil || f.Managers != nil {
 				return f
 			}
 		case <-deadline:

@@ -47,6 +47,7 @@ type session struct {
 	sent     map[string]uint64 // version of each task as it was sent
 	files    files
 	mesh     mesh
+	overlays map[string]uint64 // serial of each network as it was sent
 	managers []swarm.Peer
 	period   time.Duration
 }
@@ -232,7 +233,7 @@ func (ss *session) complete(v *view) (*protocol.Frame, error) {
 		ss.files.set(t.ID, t)
 	}
 	f.Files, _ = ss.files.take(v.snap)
-	return f, nil
+	return f, ss.sendOverlays(v, f)
 }
 
 // assigned says whether a task is the business of its node.
@@ -268,13 +269,16 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 		return nil, false, err
 	}
 	ss.mesh = v.mesh
+	if err := ss.sendOverlays(v, f); err != nil {
+		return nil, false, err
+	}
 	if v.period != ss.period {
 		f.HeartbeatPeriod, ss.period = v.period, v.period
 	}
 	if !slices.Equal(v.managers, ss.managers) {
 		f.Managers, ss.managers = v.managers, v.managers
 	}
-	changed := len(f.Tasks)+len(f.Removed)+len(f.Files)+len(f.DroppedFiles) > 0 || f.Mesh != nil || f.HeartbeatPeriod != 0 || f.Managers != nil
+	changed := len(f.Tasks)+len(f.Removed)+len(f.Overlays)+len(f.OverlaysGone)+len(f.Files)+len(f.DroppedFiles) > 0 || f.Mesh != nil || f.HeartbeatPeriod != 0 || f.Managers != nil
 	return f, changed, nil
 }
 

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,8 @@ type view struct {
 	period   time.Duration
 	managers []swarm.Peer
 	mesh     mesh
+	overlays overlays
+	nets     uint64 // changes with the overlays
 }
 
 // mesh is the routing mesh, and how it differs from the one before. Equal serials are equal meshes.
@@ -107,28 +110,25 @@ func (s *Server) makeView(old *view, snap *store.Snapshot, version uint64, deriv
 		return strings.Compare(a.Addr, b.Addr)
 	})
 	if old != nil {
-		v.mesh = old.mesh
+		v.mesh, v.overlays, v.nets = old.mesh, old.overlays, old.nets
 	}
 	if !derive {
 		return v, nil
 	}
-	next, err := nextMesh(v.mesh, deriveIngress(snap, s.cfg.DataPathPort))
-	v.mesh = next
-	return v, err
-}
-
-func deriveIngress(snap *store.Snapshot, port uint16) *network.Ingress {
-	in, ok := snap.IngressNetwork()
-	if !ok {
-		return nil
-	}
-	return network.Derive(network.Input{
+	in := network.Input{
 		Nodes:    slices.Collect(store.List[*cluster.Node](snap)),
 		Services: slices.Collect(store.List[*cluster.Service](snap)),
 		Tasks:    slices.Collect(store.List[*cluster.Task](snap)),
-		Network:  in,
-		Port:     port,
-	})
+		Port:     s.cfg.DataPathPort,
+	}
+	in.Network, _ = snap.IngressNetwork()
+	next, err := nextMesh(v.mesh, network.Derive(in))
+	v.mesh = next
+	if o := nextOverlays(v.overlays, network.DeriveOverlays(in, slices.Collect(store.List[*cluster.Network](snap))), v.nets+1); !maps.Equal(o, v.overlays) {
+		v.overlays = o
+		v.nets++
+	}
+	return v, err
 }
 
 // nextMesh returns old if in is no different.
@@ -238,7 +238,7 @@ func (s *Server) publish(v *view, events []store.Event) {
 			}
 		}
 	}
-	if old == nil || old.mesh.serial != v.mesh.serial || old.period != v.period || !slices.Equal(old.managers, v.managers) {
+	if old == nil || old.mesh.serial != v.mesh.serial || old.nets != v.nets || old.period != v.period || !slices.Equal(old.managers, v.managers) {
 		for _, ss := range s.sessions {
 			ss.poke()
 		}

@@ -7,11 +7,6 @@ import "strings"
 // the next kind when it reads these words.
 const absentTable = `
 GET    /containers/{name*}/attach/ws    attaching to a container by websocket
-GET    /containers/{name*}/changes      listing a container's changed files
-GET    /containers/{name*}/export       exporting a container's file system
-HEAD   /containers/{name*}/archive      looking at a file in a container
-GET    /containers/{name*}/archive      copying from a container
-PUT    /containers/{name*}/archive      copying into a container
 POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
@@ -24,11 +19,6 @@ POST   /grpc                            a build session
 GET    /images/{name*}/attestations     an image's attestations
 GET    /images/search                   searching a registry
 PUT    /volumes/{name*}                 updating a cluster volume
-POST   /networks/create                 creating a network
-POST   /networks/prune                  removing unused networks
-POST   /networks/{id}/connect           connecting a container to a network
-POST   /networks/{id}/disconnect        disconnecting a container from a network
-DELETE /networks/{id}                   removing a network
 GET    /plugins                         listing plugins
 GET    /plugins/privileges              a plugin's privileges
 POST   /plugins/pull                    installing a plugin

@@ -25,6 +25,7 @@ type Containers interface {
 	engine.Containers
 	engine.Execs
 	engine.Attachments
+	engine.Archives
 }
 
 // Images serves /images, /distribution and /auth. Package engine has the contract.
@@ -128,13 +129,18 @@ type Configs interface {
 	RemoveConfig(ctx context.Context, idOrName string) error
 }
 
-// Networks serves /networks: the host's own (bridge, host, none) and on a manager also the swarm's. Unlike [Control]
-// it works on every node.
+// Networks serves /networks: the host's own and on a manager also the swarm's. Unlike [Control] it works on every node.
+// Package engine has the contract of what changes the host's.
 type Networks interface {
 	// Networks takes the filters id, name, driver, scope, type, label, dangling.
 	Networks(ctx context.Context, filters map[string][]string) ([]network.Inspect, error)
 	// Network gives one network; scope is "", "swarm", "local" or "global", and with verbose its services are filled in.
 	Network(ctx context.Context, idOrName, scope string, verbose bool) (*network.Inspect, error)
+	CreateNetwork(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error)
+	RemoveNetwork(ctx context.Context, idOrName string) error
+	PruneNetworks(ctx context.Context, filters map[string][]string) (*network.PruneReport, error)
+	Connect(ctx context.Context, idOrName, container string, s *network.EndpointSettings) error
+	Disconnect(ctx context.Context, idOrName, container string, force bool) error
 }
 
 // RotateFlags says which secrets of the swarm UpdateSwarm replaces.

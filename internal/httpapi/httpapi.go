@@ -76,6 +76,7 @@ func (a *api) routes() []route {
 	all = append(all, a.containerRoutes()...)
 	all = append(all, a.execRoutes()...)
 	all = append(all, a.attachRoutes()...)
+	all = append(all, a.archiveRoutes()...)
 	all = append(all, a.imageRoutes()...)
 	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)

@@ -4,16 +4,12 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
 )
-
-// vniOption is where Swarm's API keeps a network's VXLAN identifiers, decimal and separated by commas.
-const vniOption = "com.docker.network.driver.overlay.vxlanid_list"
 
 // Input is the part of the swarm's records that the routing mesh follows from. The order of the slices does not matter.
 type Input struct {
@@ -61,7 +57,7 @@ func Derive(in Input) *Ingress {
 		}
 		taken[a] = true
 		ing.Endpoints = append(ing.Endpoints, Endpoint{Addr: a, NodeID: t.NodeID})
-		if t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning && reachable[t.NodeID] {
+		if t.Status.State == swarm.TaskStateRunning && t.WantsToRun() && reachable[t.NodeID] {
 			byService[t.ServiceID] = append(byService[t.ServiceID], a)
 		}
 	}
@@ -114,15 +110,14 @@ func inRange(port uint32) bool { return port > 0 && port <= 65535 }
 // protocolOf is the port's protocol; the API's default is TCP.
 func protocolOf(c swarm.PortConfig) string { return cmp.Or(strings.ToLower(string(c.Protocol)), "tcp") }
 
-// overlayOf is the network's first subnet and VXLAN identifier.
+// overlayOf is the network's subnet and VXLAN identifier.
 func overlayOf(n *cluster.Network) (netip.Prefix, uint32, bool) {
-	if n == nil || n.IPAMOptions == nil || len(n.IPAMOptions.Configs) == 0 {
+	if n == nil {
 		return netip.Prefix{}, 0, false
 	}
-	subnet := n.IPAMOptions.Configs[0].Subnet
-	first, _, _ := strings.Cut(n.DriverState.Options[vniOption], ",")
-	vni, err := strconv.ParseUint(strings.TrimSpace(first), 10, 24)
-	return subnet, uint32(vni), err == nil && vni != 0 && subnet.IsValid()
+	subnet, _, ok := n.Subnet()
+	vni := n.VNI()
+	return subnet, vni, ok && vni != 0
 }
 
 // underlay is where tunnels to the node go: its data path address, else the address that its manager sees.

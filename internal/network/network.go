@@ -17,6 +17,8 @@ type Desired struct {
 	Self string
 	// Ingress is the routing mesh; nil while the swarm has none.
 	Ingress *Ingress `json:",omitempty"`
+	// Overlays are the swarm's networks that a task of this node is on, by ID.
+	Overlays []*Overlay `json:",omitempty"`
 }
 
 // Ingress is the routing mesh: an address for each task that publishes a port, a route to each, and a load balancer on

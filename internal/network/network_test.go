@@ -23,7 +23,7 @@ var byValue = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 func ingressNetwork() *cluster.Network {
 	n := &cluster.Network{}
 	n.ID = "ingress"
-	n.DriverState.Options = map[string]string{vniOption: "4096"}
+	n.DriverState.Options = map[string]string{cluster.OptionVNI: "4096"}
 	n.IPAMOptions = &swarm.IPAMOptions{Configs: []swarm.IPAMConfig{{Subnet: netip.MustParsePrefix("10.0.0.0/24")}}}
 	return n
 }
@@ -105,7 +105,7 @@ func TestDeriveWithoutANetwork(t *testing.T) {
 	noVNI, noSubnet, badVNI := ingressNetwork(), ingressNetwork(), ingressNetwork()
 	noVNI.DriverState.Options = nil
 	noSubnet.IPAMOptions = nil
-	badVNI.DriverState.Options = map[string]string{vniOption: "16777216"} // one more than 24 bits hold
+	badVNI.DriverState.Options = map[string]string{cluster.OptionVNI: "16777216"} // one more than 24 bits hold
 	for name, n := range map[string]*cluster.Network{"no network": nil, "no VNI": noVNI, "no subnet": noSubnet, "VNI too large": badVNI} {
 		if got := Derive(Input{Network: n}); got != nil {
 			t.Errorf("%s: %v", name, got)

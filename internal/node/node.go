@@ -7,7 +7,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -94,7 +93,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger) erro
 // open opens what every node has: the network, the engine and the API.
 func (n *Node) open(ctx context.Context) error {
 	kernel, err := overlay.Open(ctx, overlay.Config{
-		StateDir: filepath.Join(n.cfg.DataRoot, "network"), NetnsDir: filepath.Join(n.cfg.ExecRoot, "netns"), Log: n.log,
+		StateDir: filepath.Join(n.cfg.DataRoot, "network"), NetnsDir: filepath.Join(n.cfg.ExecRoot, "netns"), HostID: n.id, Log: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the network: %w", err)
@@ -102,7 +101,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.kernel = kernel
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
-		ShimPath: n.cfg.Shim, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
+		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
 		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, CertsDirs: certsDirs(), Log: n.log,
 	})
 	if err != nil {
@@ -112,7 +111,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
-		Networks: n, Log: n.log,
+		Networks: networks{n}, Log: n.log,
 	})
 	return nil
 }
@@ -135,9 +134,4 @@ func engineID(root string) (string, error) {
 	}
 	id := cluster.NewID()
 	return id, writeFile(path, []byte(id+"\n"))
-}
-
-func hashID(s string) []byte {
-	sum := sha256.Sum256([]byte(s))
-	return sum[:]
 }

@@ -32,6 +32,7 @@ type agent struct {
 type local struct {
 	id       string
 	addr     string
+	job      bool // its container ends by itself
 	bad      bool // its image is not there, until the faults are over
 	state    swarm.TaskState
 	desired  swarm.TaskState
@@ -98,6 +99,9 @@ func (a *agent) fetch() {
 	a.seen = snap.Index()
 	assigned := map[string]*cluster.Task{}
 	for t := range snap.TasksByNode(a.id) {
+		if !placed(t) {
+			continue
+		}
 		assigned[t.ID] = t
 	}
 	for id := range a.tasks { // the order does not matter
@@ -111,7 +115,7 @@ func (a *agent) fetch() {
 			if t.Ended() {
 				continue
 			}
-			l = &local{id: id, bad: t.Spec.ContainerSpec.Image == badImage, state: swarm.TaskStateAssigned, reported: swarm.TaskStateAssigned}
+			l = &local{id: id, job: t.JobIteration != nil, bad: t.Spec.ContainerSpec.Image == badImage, state: swarm.TaskStateAssigned, reported: swarm.TaskStateAssigned}
 			a.tasks[id] = l
 		}
 		l.desired, l.held = t.DesiredState, t.Held()
@@ -121,7 +125,7 @@ func (a *agent) fetch() {
 	}
 	a.routes = map[string]string{}
 	for t := range store.List[*cluster.Task](snap) {
-		if t.NodeID != "" && !t.Ended() {
+		if placed(t) && !t.Ended() {
 			for _, n := range t.NetworksAttachments {
 				a.routes[n.Addresses[0].Addr().String()] = t.ID
 			}
@@ -143,21 +147,25 @@ func (a *agent) advance(l *local, now time.Time) {
 	switch {
 	case cluster.Terminal(l.state):
 	case l.held:
-	case cluster.Before(swarm.TaskStateRunning, l.desired):
+	case cluster.Before(swarm.TaskStateComplete, l.desired):
 		if !w.chance(60) { // it takes its time to stop
 			l.state = swarm.TaskStateShutdown
 		}
 	case l.running():
-		if !l.exitAt.IsZero() && now.After(l.exitAt) && w.faults {
+		if !l.exitAt.IsZero() && now.After(l.exitAt) && (w.faults || l.job) {
 			l.state = swarm.TaskStateFailed
-			if w.rng.IntN(3) == 0 {
+			if w.rng.IntN(3) == 0 || l.job && !w.chance(40) {
 				l.state = swarm.TaskStateComplete
+			}
+			if l.job && l.state == swarm.TaskStateComplete {
+				w.stats.Completed++
+				break
 			}
 			w.stats.Failed++
 		}
 	default:
 		for range 1 + w.rng.IntN(3) {
-			if l.state == swarm.TaskStateReady && l.desired != swarm.TaskStateRunning || l.running() {
+			if l.state == swarm.TaskStateReady && l.desired == swarm.TaskStateReady || l.running() {
 				break
 			}
 			if l.state == swarm.TaskStatePreparing && (l.bad && w.faults || w.chance(5)) {
@@ -168,8 +176,11 @@ func (a *agent) advance(l *local, now time.Time) {
 		}
 		if l.running() {
 			w.stats.Started++
-			if w.chance(25) {
+			if w.chance(25) || l.job {
 				l.exitAt = now.Add(time.Duration(w.rng.IntN(20_000)) * time.Millisecond)
+			}
+			if l.job {
+				l.exitAt = l.exitAt.Add(-l.exitAt.Sub(now) * 3 / 4)
 			}
 			w.checkContainers(a, l)
 		}

@@ -62,15 +62,16 @@ func (tr *truth) task(before, after *store.Snapshot, e store.Event) {
 	w := tr.w
 	if t == nil {
 		w.note("  - task %s", old.ID)
-		if _, there := store.Get[*cluster.Node](after, old.NodeID); there && !old.Ended() {
+		if _, there := store.Get[*cluster.Node](after, old.NodeID); there && placed(old) && !old.Ended() {
 			w.violate("task %s was deleted while node %s may run it", old.ID, old.NodeID)
 		}
 		return
 	}
 	if old == nil {
-		w.note("  + task %s of %s.%d, desired %s, %s", t.ID, t.ServiceID, t.Slot, t.DesiredState, t.Spec.ContainerSpec.Image)
+		w.note("  + task %s of %s.%s, desired %s, %s", t.ID, t.ServiceID, slotName(t), t.DesiredState, t.Spec.ContainerSpec.Image)
 		if svc, ok := store.Get[*cluster.Service](after, t.ServiceID); ok {
 			tr.parallel(before, after, svc, t)
+			tr.created(before, svc, t)
 		}
 		return
 	}
@@ -84,10 +85,10 @@ func (tr *truth) task(before, after *store.Snapshot, e store.Event) {
 		w.violate("task %s moved from node %s to %s", t.ID, old.NodeID, t.NodeID)
 	}
 	if old.DesiredState != t.DesiredState {
-		w.note("  ~ task %s of %s.%d: desired %s, was %s (%s)", t.ID, t.ServiceID, t.Slot, t.DesiredState, old.DesiredState, t.Status.State)
+		w.note("  ~ task %s of %s.%s: desired %s, was %s (%s)", t.ID, t.ServiceID, slotName(t), t.DesiredState, old.DesiredState, t.Status.State)
 	}
-	if old.NodeID == "" && t.NodeID != "" {
-		w.note("  ~ task %s of %s.%d: on node %s", t.ID, t.ServiceID, t.Slot, t.NodeID)
+	if !placed(old) && placed(t) && !t.Ended() {
+		w.note("  ~ task %s of %s.%s: on node %s", t.ID, t.ServiceID, slotName(t), t.NodeID)
 		tr.assigned(after, t)
 	}
 	if old.WantsToRun() && !t.WantsToRun() && !old.Ended() {
@@ -114,7 +115,7 @@ func (tr *truth) assigned(snap *store.Snapshot, t *cluster.Task) {
 	}
 	var own uint64
 	for o := range snap.TasksByNode(n.ID) {
-		if o.ServiceID == t.ServiceID && o.WantsToRun() && !o.Ended() {
+		if o.ServiceID == t.ServiceID && placed(o) && o.WantsToRun() && !o.Ended() {
 			own++
 		}
 	}
@@ -134,19 +135,27 @@ func (tr *truth) stopped(snap, after *store.Snapshot, t *cluster.Task) {
 			return
 		}
 	}
-	slots := map[int]bool{}
-	for o := range snap.TasksByService(svc.ID) {
-		if o.DesiredState != swarm.TaskStateRemove {
-			slots[o.Slot] = true
+	if n, ok := store.Get[*cluster.Node](snap, t.NodeID); ok && !suits(n, t) {
+		return
+	}
+	if svc.Spec.Mode.Replicated != nil {
+		slots := map[int]bool{}
+		for o := range snap.TasksByService(svc.ID) {
+			if o.DesiredState != swarm.TaskStateRemove {
+				slots[o.Slot] = true
+			}
+		}
+		if uint64(len(slots)) > *svc.Spec.Mode.Replicated.Replicas && t.DesiredState == swarm.TaskStateRemove {
+			return
 		}
 	}
-	if uint64(len(slots)) > *svc.Spec.Mode.Replicated.Replicas && t.DesiredState == swarm.TaskStateRemove {
+	if svc.JobStatus != nil && stoppedByJob(snap, svc, t) {
 		return
 	}
 	if tr.stoppedByUpdate(snap, after, svc, t) {
 		return
 	}
-	tr.w.violate("task %s of %s.%d was stopped (desired %s) without a reason", t.ID, t.ServiceID, t.Slot, t.DesiredState)
+	tr.w.violate("task %s of %s.%s was stopped (desired %s) without a reason", t.ID, t.ServiceID, slotName(t), t.DesiredState)
 }
 
 // node checks one change of a node.
@@ -170,25 +179,21 @@ func (tr *truth) node(e store.Event) {
 // state checks what must hold of every state.
 func (tr *truth) state(snap *store.Snapshot) {
 	w := tr.w
-	type slot struct {
-		service string
-		n       int
-	}
-	slots := map[slot]string{}
+	slots := map[string]string{}
 	addrs := map[string]string{}
 	used := map[string]int64{}
 	for t := range store.List[*cluster.Task](snap) {
-		if t.WantsToRun() {
-			k := slot{t.ServiceID, t.Slot}
+		if t.WantsToRun() && !(t.JobIteration != nil && t.Ended()) {
+			k := t.SlotClaim()
 			if other := slots[k]; other != "" && !startFirst(snap, t, taskOf(snap, other)) {
-				w.violate("tasks %s and %s both hold slot %s.%d", other, t.ID, t.ServiceID, t.Slot)
+				w.violate("tasks %s and %s both hold slot %s.%s", other, t.ID, t.ServiceID, slotName(t))
 			}
 			slots[k] = t.ID
 		}
 		if t.Ended() {
 			continue
 		}
-		if t.NodeID != "" && t.Spec.Resources != nil {
+		if placed(t) && t.Spec.Resources != nil {
 			used[t.NodeID] += t.Spec.Resources.Reservations.NanoCPUs
 		}
 		for _, a := range t.NetworksAttachments {
@@ -223,6 +228,7 @@ func (tr *truth) state(snap *store.Snapshot) {
 	}
 	ports := map[string]string{}
 	for s := range store.List[*cluster.Service](snap) {
+		w.checkJob(snap, s)
 		for _, p := range s.Endpoint.Ports {
 			k := cluster.ClaimPort(string(p.Protocol), p.PublishedPort)
 			if other := ports[k]; other != "" {
@@ -284,21 +290,15 @@ func (w *world) unsettled() string {
 	}
 	for t := range store.List[*cluster.Task](snap) {
 		if why := w.unsettledTask(snap, t); why != "" {
-			return fmt.Sprintf("task %s of %s.%d (%s, desired %s, node %q, %q): %s", t.ID, t.ServiceID, t.Slot, t.Status.State, t.DesiredState, t.NodeID, t.Status.Err, why)
+			return fmt.Sprintf("task %s of %s.%s (%s, desired %s, node %q, %q): %s", t.ID, t.ServiceID, slotName(t), t.Status.State, t.DesiredState, t.NodeID, t.Status.Err, why)
 		}
 	}
 	for s := range store.List[*cluster.Service](snap) {
-		slots := map[int]bool{}
-		for t := range snap.TasksByService(s.ID) {
-			if t.DesiredState != swarm.TaskStateRemove {
-				slots[t.Slot] = true
-			}
-		}
 		if why := unsettledUpdate(snap, s); why != "" {
 			return why
 		}
-		if want := *s.Spec.Mode.Replicated.Replicas; uint64(len(slots)) != want {
-			return fmt.Sprintf("service %s has %d slots, not %d", s.ID, len(slots), want)
+		if why := unsettledMode(snap, s); why != "" {
+			return why
 		}
 	}
 	for c := range store.List[*cluster.Claim](snap) {
@@ -332,22 +332,29 @@ func (w *world) unsettledTask(snap *store.Snapshot, t *cluster.Task) string {
 		}
 		return ""
 	}
+	if t.Status.State == swarm.TaskStateComplete && t.DesiredState == swarm.TaskStateComplete {
+		return ""
+	}
 	if t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning {
 		a := w.agents[t.NodeID]
 		if a == nil || !a.alive || a.tasks[t.ID] == nil || !a.tasks[t.ID].running() {
 			return "its node does not run it"
 		}
-		if n, _ := store.Get[*cluster.Node](snap, t.NodeID); n.Spec.Availability == swarm.NodeAvailabilityDrain {
+		n, _ := store.Get[*cluster.Node](snap, t.NodeID)
+		if n.Spec.Availability == swarm.NodeAvailabilityDrain {
 			return "its node is drained"
+		}
+		if !suits(n, t) {
+			return "its node does not suit it"
 		}
 		return ""
 	}
 	if t.Status.State == swarm.TaskStateNew && strings.HasPrefix(t.Status.Err, "could not find an available IP") {
 		return ""
 	}
-	if t.Status.State == swarm.TaskStatePending && strings.HasPrefix(t.Status.Err, "no suitable node") {
+	if t.Status.State == swarm.TaskStatePending && (strings.HasPrefix(t.Status.Err, "no suitable node") || t.Global && t.Status.Err != "") {
 		for n := range store.List[*cluster.Node](snap) {
-			if fits(snap, svc, t, n) {
+			if (!t.Global || n.ID == t.NodeID) && fits(snap, svc, t, n) {
 				return "it fits on node " + n.ID
 			}
 		}
@@ -361,15 +368,13 @@ func fits(snap *store.Snapshot, svc *cluster.Service, t *cluster.Task, n *cluste
 	if !nodeReady(n) || n.Spec.Availability != swarm.NodeAvailabilityActive {
 		return false
 	}
-	for _, c := range t.Spec.Placement.Constraints {
-		if c == "node.labels.zone != a" && n.Spec.Labels["zone"] == "a" {
-			return false
-		}
+	if !suits(n, t) {
+		return false
 	}
 	var used int64
 	var own uint64
 	for o := range snap.TasksByNode(n.ID) {
-		if o.Ended() {
+		if o.Ended() || !placed(o) {
 			continue
 		}
 		if o.Spec.Resources != nil {
@@ -404,7 +409,7 @@ func leaked(snap *store.Snapshot, c *cluster.Claim) string {
 	}
 	if strings.HasPrefix(c.ID, "slot/") { // the slot's last task takes it along
 		for t := range store.List[*cluster.Task](snap) {
-			if c.ID == cluster.ClaimSlot(t.ServiceID, t.Slot) {
+			if c.ID == t.SlotClaim() {
 				return ""
 			}
 		}
@@ -464,15 +469,15 @@ func (w *world) checkHistory(snap *store.Snapshot, s *cluster.Service) {
 	if rp := s.Spec.TaskTemplate.RestartPolicy; rp != nil && rp.MaxAttempts != nil {
 		limit = max(limit, *rp.MaxAttempts+1)
 	}
-	ended := map[int]uint64{}
+	ended := map[string]uint64{}
 	for t := range snap.TasksByService(s.ID) {
 		if t.Ended() {
-			ended[t.Slot]++
+			ended[t.SlotClaim()]++
 		}
 	}
 	for n, have := range ended {
 		if have > limit+1 {
-			w.violate("slot %s.%d has %d ended tasks, the limit is %d", s.ID, n, have, limit)
+			w.violate("%s has %d ended tasks, the limit is %d", n, have, limit)
 		}
 	}
 }

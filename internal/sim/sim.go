@@ -66,6 +66,8 @@ type Stats struct {
 	Entries, Conflicts, Leaders, Downs, Started, Failed int
 	// Updated counts running tasks that an update replaced, Paused and Rollbacks what became of updates.
 	Updated, Paused, Rollbacks int
+	// Runs counts further runs of jobs, Completed their tasks that ended well.
+	Runs, Completed int
 }
 
 // Add adds another run's counts.
@@ -79,6 +81,8 @@ func (s *Stats) Add(o Stats) {
 	s.Updated += o.Updated
 	s.Paused += o.Paused
 	s.Rollbacks += o.Rollbacks
+	s.Runs += o.Runs
+	s.Completed += o.Completed
 }
 
 // Run is one run. Its error is a *Failure.

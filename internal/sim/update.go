@@ -41,7 +41,11 @@ func (w *world) updateService(id string) {
 		what, change = "--force", func(s *swarm.ServiceSpec) { s.TaskTemplate.ForceUpdate++ }
 	case 2:
 		c := w.updateConfig()
-		what, change = fmt.Sprintf("--update-… %+v", c), func(s *swarm.ServiceSpec) { s.UpdateConfig = c }
+		what, change = fmt.Sprintf("--update-… %+v", c), func(s *swarm.ServiceSpec) {
+			if s.Mode.ReplicatedJob == nil && s.Mode.GlobalJob == nil {
+				s.UpdateConfig = c
+			}
+		}
 	case 3:
 		what, change = "--image "+badImage, func(s *swarm.ServiceSpec) { s.TaskTemplate.ContainerSpec.Image = badImage }
 	default:
@@ -67,6 +71,7 @@ func (w *world) updateService(id string) {
 			c.UpdateStatus = &swarm.UpdateStatus{State: swarm.UpdateStateRollbackStarted, StartedAt: &now}
 		}
 		c.PreviousSpec = &prev
+		w.again(c)
 		tx.Write(store.PutBoth(c))
 		return nil
 	})
@@ -98,7 +103,7 @@ func rolling(s *cluster.Service) bool {
 func (tr *truth) stoppedByUpdate(before, after *store.Snapshot, svc *cluster.Service, t *cluster.Task) bool {
 	old := taskOf(before, t.ID)
 	successor := false // somebody else has the slot
-	if c, ok := store.Get[*cluster.Claim](after, cluster.ClaimSlot(t.ServiceID, t.Slot)); ok && c.Owner != t.ID {
+	if c, ok := store.Get[*cluster.Claim](after, t.SlotClaim()); ok && c.Owner != t.ID {
 		o := taskOf(after, c.Owner)
 		if had, ok := store.Get[*cluster.Claim](before, c.ID); ok && had.Owner != t.ID {
 			// It stood in for its successor, which runs or has finished, or for which it need not wait any more.
@@ -117,7 +122,7 @@ func (tr *truth) stoppedByUpdate(before, after *store.Snapshot, svc *cluster.Ser
 	}
 	rules := updateRules(svc)
 	if rules.Order == swarm.UpdateOrderStartFirst {
-		tr.w.violate("task %s of %s.%d was stopped before its successor runs", t.ID, t.ServiceID, t.Slot)
+		tr.w.violate("task %s of %s.%s was stopped before its successor runs", t.ID, t.ServiceID, slotName(t))
 	}
 	return true
 }
@@ -129,7 +134,7 @@ func (tr *truth) parallel(before, after *store.Snapshot, svc *cluster.Service, t
 	if rules.Parallelism == 0 || !rolling(svc) || tr.unknown(svc) || tr.w.o.Late || !sameTemplate(svc, t) {
 		return
 	}
-	had, ok := store.Get[*cluster.Claim](before, cluster.ClaimSlot(t.ServiceID, t.Slot))
+	had, ok := store.Get[*cluster.Claim](before, t.SlotClaim())
 	if !ok {
 		return
 	}
@@ -137,20 +142,20 @@ func (tr *truth) parallel(before, after *store.Snapshot, svc *cluster.Service, t
 	if replaced == nil || !replaced.WantsToRun() || sameTemplate(svc, replaced) || replaced.Status.State != swarm.TaskStateRunning || tr.unknown(replaced) {
 		return // nobody loses anything by it
 	}
-	if n, ok := store.Get[*cluster.Node](before, replaced.NodeID); !ok || tr.unknown(n) || n.Status.State == swarm.NodeStateDown || n.Spec.Availability == swarm.NodeAvailabilityDrain {
+	if n, ok := store.Get[*cluster.Node](before, replaced.NodeID); !ok || tr.unknown(n) || n.Status.State == swarm.NodeStateDown || n.Spec.Availability == swarm.NodeAvailabilityDrain || !suits(n, replaced) {
 		return
 	}
-	busy := map[int]bool{}
+	busy := map[string]bool{}
 	for o := range after.TasksByService(svc.ID) {
-		if !sameTemplate(svc, o) || o.Attempt > 0 || o.CreatedAt.Before(*svc.UpdateStatus.StartedAt) || !o.WantsToRun() {
-			continue
+		if !sameTemplate(svc, o) || o.Attempt > 0 || o.CreatedAt.Before(*svc.UpdateStatus.StartedAt) || !o.WantsToRun() || o.Global && paused(before, o.NodeID) {
+			continue // an update does not wait for a paused node
 		}
 		switch {
 		case o.Ended():
 		case o.Status.State != swarm.TaskStateRunning:
-			busy[o.Slot] = true
+			busy[o.SlotClaim()] = true
 		case o.CreatedAt.Before(t.CreatedAt) && t.CreatedAt.Before(o.RunningAt.Add(rules.Delay)):
-			busy[o.Slot] = true
+			busy[o.SlotClaim()] = true
 		}
 	}
 	if uint64(len(busy)) > rules.Parallelism {
@@ -161,9 +166,12 @@ func (tr *truth) parallel(before, after *store.Snapshot, svc *cluster.Service, t
 
 // unsettledUpdate says what is not as the service's update wants it, or "".
 func unsettledUpdate(snap *store.Snapshot, s *cluster.Service) string {
+	if s.JobStatus != nil {
+		return ""
+	}
 	stuck, old := false, ""
 	for t := range snap.TasksByService(s.ID) {
-		if !t.WantsToRun() {
+		if !t.WantsToRun() || t.Global && paused(snap, t.NodeID) {
 			continue
 		}
 		if !sameTemplate(s, t) {
@@ -184,14 +192,14 @@ func unsettledUpdate(snap *store.Snapshot, s *cluster.Service) string {
 // startFirst says whether two tasks may hold a slot: one has the claim, and the other stands in for it. A third there
 // never is.
 func startFirst(snap *store.Snapshot, a, b *cluster.Task) bool {
-	c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimSlot(a.ServiceID, a.Slot))
+	c, ok := store.Get[*cluster.Claim](snap, a.SlotClaim())
 	svc, there := store.Get[*cluster.Service](snap, a.ServiceID)
 	if !ok || c.Owner != a.ID && c.Owner != b.ID {
 		return false
 	}
 	holders := 0
 	for t := range snap.TasksByService(a.ServiceID) {
-		if t.Slot == a.Slot && t.WantsToRun() {
+		if t.SlotClaim() == a.SlotClaim() && t.WantsToRun() {
 			holders++
 		}
 	}

@@ -71,8 +71,10 @@ func (w *world) user() {
 		w.createService()
 	case k < 9:
 		w.updateService(services[w.rng.IntN(len(services))].ID)
-	case k < 12:
+	case k < 11:
 		w.scale(services[w.rng.IntN(len(services))].ID, uint64(w.rng.IntN(9)), true)
+	case k < 12:
+		w.label(n)
 	case k < 15:
 		w.removeService(services[w.rng.IntN(len(services))].ID)
 	case k < 18:
@@ -99,8 +101,7 @@ func (w *world) createService() {
 	s := &cluster.Service{}
 	s.ID = w.newID()
 	s.Spec.Name = fmt.Sprintf("svc%d", w.rng.IntN(8))
-	replicas := uint64(w.rng.IntN(8))
-	s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: &replicas}
+	what := w.mode(s)
 	t := &s.Spec.TaskTemplate
 	t.ContainerSpec = &swarm.ContainerSpec{Image: "hello:1"}
 	delay := time.Duration(w.rng.IntN(3)) * 2500 * time.Millisecond
@@ -128,7 +129,9 @@ func (w *world) createService() {
 	if w.rng.IntN(2) == 0 {
 		t.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: int64(1+w.rng.IntN(3)) * 5e8}}
 	}
-	s.Spec.UpdateConfig, s.Spec.RollbackConfig = w.updateConfig(), w.updateConfig()
+	if s.JobStatus == nil {
+		s.Spec.UpdateConfig, s.Spec.RollbackConfig = w.updateConfig(), w.updateConfig()
+	}
 	var claims []store.Change
 	switch w.rng.IntN(3) {
 	case 0:
@@ -139,7 +142,7 @@ func (w *world) createService() {
 		s.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: "tcp", TargetPort: 80, PublishMode: swarm.PortConfigPublishModeIngress}}}
 	}
 	claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindService, s.Spec.Name), Owner: s.ID, OwnerName: s.Spec.Name}))
-	w.update(fmt.Sprintf("service create %s --replicas %d (%s)", s.Spec.Name, replicas, s.ID), func(tx *store.Tx) error {
+	w.update(fmt.Sprintf("service create %s %s (%s)", s.Spec.Name, what, s.ID), func(tx *store.Tx) error {
 		for _, c := range claims {
 			if old, ok := store.Get[*cluster.Claim](tx.Snapshot, c.ID); ok {
 				return fmt.Errorf("%s is in use by %s", c.ID, old.OwnerName)
@@ -167,7 +170,15 @@ func (w *world) scale(id string, n uint64, rival bool) {
 		c := s.Clone().(*cluster.Service)
 		prev := s.Clone().(*cluster.Service).Spec
 		c.PreviousSpec, c.UpdateStatus = &prev, nil
-		c.Spec.Mode.Replicated.Replicas = &n
+		switch m := &c.Spec.Mode; {
+		case m.Replicated != nil:
+			m.Replicated.Replicas = &n
+		case m.ReplicatedJob != nil:
+			m.ReplicatedJob.TotalCompletions = &n
+		default:
+			return fmt.Errorf("scale can only be used with replicated or replicated-job mode")
+		}
+		w.again(c)
 		tx.Write(store.PutBoth(c))
 		return nil
 	})

@@ -61,7 +61,7 @@ func (s *Snapshot) TasksByNode(id string) iter.Seq[*cluster.Task] {
 	return list[*cluster.Task](s, "node", id)
 }
 
-// WaitingTasks returns the tasks without a node that are in the state, which is new or pending: the work of the
+// WaitingTasks returns the tasks that no node knows of and that are in the state, which is new or pending: the work of the
 // planners that make tasks ready for a node. Any other state returns none.
 func (s *Snapshot) WaitingTasks(state swarm.TaskState) iter.Seq[*cluster.Task] {
 	return list[*cluster.Task](s, "waiting", string(state))
@@ -177,7 +177,7 @@ func schema() *memdb.DBSchema {
 
 func waitingIn(o cluster.Object) string {
 	t := o.(*cluster.Task)
-	if t.NodeID == "" && (t.Status.State == swarm.TaskStateNew || t.Status.State == swarm.TaskStatePending) {
+	if (t.NodeID == "" || t.Global) && (t.Status.State == swarm.TaskStateNew || t.Status.State == swarm.TaskStatePending) {
 		return string(t.Status.State)
 	}
 	return ""

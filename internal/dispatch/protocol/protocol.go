@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,6 +77,11 @@ type Frame struct {
 	DroppedFiles []string `json:",omitempty"`
 	// Mesh is how the routing mesh changed; nil if it did not.
 	Mesh *Mesh `json:",omitempty"`
+	// Overlays are the node's networks that are new or changed, each a network.Overlay that is encoded already, because
+	// one encoding serves every node. Of a complete frame they are all.
+	Overlays [][]byte `json:",omitempty"`
+	// OverlaysGone are the IDs of networks that the node has no task on any more.
+	OverlaysGone []string `json:",omitempty"`
 }
 
 // File is the payload of a secret or config. IDs are unique over both kinds.
@@ -118,6 +125,33 @@ func (m *Mesh) Resolve(old *network.Ingress) (*network.Ingress, error) {
 		return d.Apply(old), nil
 	}
 	return nil, nil
+}
+
+// ResolveOverlays returns a node's networks after a frame, by ID; old is left as it is.
+func (f *Frame) ResolveOverlays(old []*network.Overlay) ([]*network.Overlay, error) {
+	if !f.Complete && len(f.Overlays)+len(f.OverlaysGone) == 0 {
+		return old, nil
+	}
+	all := map[string]*network.Overlay{}
+	if !f.Complete {
+		for _, o := range old {
+			all[o.ID] = o
+		}
+	}
+	for _, b := range f.Overlays {
+		o := &network.Overlay{}
+		if err := store.Unmarshal(b, o); err != nil {
+			return nil, fmt.Errorf("reading a network: %w", err)
+		}
+		if o.ID == "" {
+			return nil, errors.New("a network without an ID")
+		}
+		all[o.ID] = o
+	}
+	for _, id := range f.OverlaysGone {
+		delete(all, id)
+	}
+	return slices.SortedFunc(maps.Values(all), func(a, b *network.Overlay) int { return strings.Compare(a.ID, b.ID) }), nil
 }
 
 // TaskStatus is the status of a task as its agent sees it.

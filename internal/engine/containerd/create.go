@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -23,7 +24,13 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if s.HostConfig == nil {
 		s.HostConfig = &container.HostConfig{}
 	}
+	if s.HostConfig, err = e.ledger.WithDonors(s.HostConfig); err != nil { // a copy, which is ours to change
+		return "", nil, err
+	}
 	if err := e.check(s.Config, s.HostConfig); err != nil {
+		return "", nil, err
+	}
+	if warnings, err = e.host.limits.fit(&s.HostConfig.Resources, false); err != nil {
 		return "", nil, err
 	}
 	if err := ledger.CheckFiles(s.Files); err != nil {
@@ -35,6 +42,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	}
 	defer done()
 	cfg, err := ledger.Merged(s.Config, info.config)
+	if err != nil {
+		return "", nil, err
+	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
 	if err != nil {
 		return "", nil, err
 	}
@@ -59,7 +70,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	}
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
-		ImageID: img.Target.Digest.String(), Manifest: &info.desc, Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
+		ImageID: img.Target.Digest.String(), Manifest: &info.desc, Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
 		Files: engine.Targets(s.Files),
 		State: ledger.State{Status: container.StateCreated},
 	}
@@ -93,15 +104,12 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, err
 	}
 	e.ledger.Add(c, "create")
-	return id, e.warnings(c.HostConfig), nil
+	return id, append(warnings, e.warnings(c.HostConfig)...), nil
 }
 
 // warnings says what of the settings this host cannot do, as Docker does.
 func (e *Engine) warnings(h *container.HostConfig) []string {
 	list := []string{}
-	if h.Memory > 0 && h.MemorySwap > 0 && !e.host.swapLimit {
-		list = append(list, "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.")
-	}
 	if h.NetworkMode.IsHost() && (len(h.PortBindings) > 0 || h.PublishAllPorts) {
 		list = append(list, "Published ports are discarded when using host network mode")
 	}
@@ -122,6 +130,12 @@ func (e *Engine) completed(h *container.HostConfig) *container.HostConfig {
 		if n.LogConfig.Config == nil {
 			n.LogConfig.Config = e.cfg.LogOpts
 		}
+	}
+	if n.Memory > 0 && n.MemorySwap == 0 {
+		n.MemorySwap = doubled(n.Memory)
+	}
+	if n.OomKillDisable == nil && e.host.limits.oomKillDisable {
+		n.OomKillDisable = new(bool)
 	}
 	if n.ShmSize == 0 {
 		n.ShmSize = defaultShmSize
@@ -147,8 +161,11 @@ func (e *Engine) completed(h *container.HostConfig) *container.HostConfig {
 }
 
 // check refuses what Docker refuses and what is not there yet. Every setting that means something is looked at here
-// or made so in spec.go.
+// or made so in spec.go; limits have their own place.
 func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
+	if err := ledger.CheckOptions(c, h); err != nil {
+		return err
+	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
 	}
@@ -159,18 +176,9 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{len(h.Links) > 0, "links"},
-		{h.Init != nil && *h.Init, "an init process inside containers"},
+		{len(h.Links) > 0 && !h.NetworkMode.IsUserDefined(), "links on the network bridge"},
 		{len(h.DeviceRequests) > 0, "device requests"},
-		{len(h.DeviceCgroupRules) > 0, "device cgroup rules"},
-		{h.PidMode.IsContainer(), "another container's PID namespace"},
-		{h.IpcMode.IsContainer(), "another container's IPC namespace"},
 		{h.Cgroup != "", "another container's cgroup"},
-		{h.UsernsMode != "" && !h.UsernsMode.IsHost(), "user namespaces"},
-		{len(h.StorageOpt) > 0, "storage options"},
-		{len(h.BlkioWeightDevice)+len(h.BlkioDeviceReadBps)+len(h.BlkioDeviceWriteBps)+
-			len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps) > 0, "block I/O limits of a device"},
-		{h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0, "real-time CPU limits"},
 	}
 	for _, m := range missing {
 		if m.is {
@@ -181,15 +189,11 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		return err
 	}
 	switch m := h.NetworkMode; {
-	case m == "", m == "default", m == "bridge":
-		if e.cfg.Sandboxes == nil {
-			return notYet("the bridge network on a host without Shoal's network")
-		}
-	case m.IsHost(), m.IsNone():
-	default:
-		return notYet(fmt.Sprintf("the network mode %q of plain containers", m))
+	case m.IsHost(), m.IsNone(), m.IsContainer():
+	case e.cfg.Sandboxes == nil:
+		return notYet("networks on a host without Shoal's network")
 	}
-	return checkValues(c, h)
+	return e.checkValues(c, h)
 }
 
 func notYet(what string) error {
@@ -197,7 +201,7 @@ func notYet(what string) error {
 }
 
 // checkValues refuses values that Docker refuses.
-func checkValues(c *container.Config, h *container.HostConfig) error {
+func (e *Engine) checkValues(c *container.Config, h *container.HostConfig) error {
 	bad := func(format string, args ...any) error {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, format, args...)
 	}
@@ -228,27 +232,15 @@ func checkValues(c *container.Config, h *container.HostConfig) error {
 	default:
 		return bad("unknown or invalid runtime name: %s", h.Runtime)
 	}
-	const leastMemory = 6 << 20 // Docker's
-	switch {
-	case h.Memory != 0 && h.Memory < leastMemory:
-		return bad("Minimum memory limit allowed is 6MB")
-	case h.MemorySwap > 0 && h.Memory == 0:
-		return bad("You should always set the Memory limit when using Memoryswap limit, see usage")
-	case h.MemorySwap > 0 && h.MemorySwap < h.Memory:
-		return bad("Minimum memoryswap limit should be larger than memory limit, see usage")
-	case h.MemoryReservation > 0 && h.Memory > 0 && h.Memory < h.MemoryReservation:
-		return bad("Minimum memory limit can not be less than memory reservation limit, see usage")
-	case h.NanoCPUs < 0:
-		return bad("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus(), cpus())
-	case h.NanoCPUs > int64(cpus())*1e9 || h.NanoCPUs > 0 && h.NanoCPUs < 1e7:
-		return bad("range of CPUs is from 0.01 to %d.00, as there are only %d CPUs available", cpus(), cpus())
-	case h.NanoCPUs > 0 && (h.CPUPeriod > 0 || h.CPUQuota > 0):
-		return bad("conflicting options: Nano CPUs and CPU Period or Quota cannot both be set")
-	case h.OomScoreAdj < -1000 || h.OomScoreAdj > 1000:
-		return bad("Invalid value %d, range for oom score adj is [-1000, 1000]", h.OomScoreAdj)
-	case h.ShmSize < 0:
-		return bad("SHM size can not be less than 0")
+	if e.cfg.SystemdCgroup && h.CgroupParent != "" && (len(h.CgroupParent) <= len(".slice") || !strings.HasSuffix(h.CgroupParent, ".slice")) {
+		return bad("cgroup-parent for systemd cgroup should be a valid slice named as \"xxx.slice\"")
 	}
-	_, err := securityOptions(h)
+	if _, err := capabilities(h); err != nil {
+		return err
+	}
+	if err := checkDevices(h); err != nil {
+		return err
+	}
+	_, err := e.securityOptions(h)
 	return err
 }

@@ -10,10 +10,12 @@ import (
 
 // host is what this machine can do; it does not change while it runs.
 type host struct {
-	hostname  string
-	cgroup2   bool
-	swapLimit bool
-	files     uint64 // the daemon's own hard limit of open files, which a container's cannot exceed
+	hostname string
+	cgroup2  bool
+	limits   limits
+	apparmor bool
+	seccomp  bool
+	files    uint64 // the daemon's own hard limit of open files, which a container's cannot exceed
 }
 
 func probeHost() host {
@@ -24,12 +26,8 @@ func probeHost() host {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err == nil {
 		h.files = min(h.files, own.Max)
 	}
-	if h.cgroup2 {
-		h.swapLimit = true
-	} else {
-		_, err := os.Stat("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
-		h.swapLimit = err == nil
-	}
+	h.limits = probeLimits()
+	h.probeSecurity()
 	return h
 }
 

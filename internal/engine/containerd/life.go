@@ -75,12 +75,16 @@ func (e *Engine) Update(ctx context.Context, name string, u container.UpdateConf
 	if err != nil {
 		return nil, err
 	}
-	if err := checkValues(n.Config, n.HostConfig); err != nil {
+	warnings, err := e.host.limits.fit(&n.HostConfig.Resources, true)
+	if err != nil {
 		return nil, err
 	}
 	ctx = e.scope(ctx)
 	if c.Running() {
-		want := e.resources(n.HostConfig)
+		want, err := e.resources(n.HostConfig)
+		if err != nil {
+			return nil, err
+		}
 		want.Devices = nil // they are not changed
 		res, err := typeurl.MarshalAny(want)
 		if err != nil {
@@ -96,7 +100,7 @@ func (e *Engine) Update(ctx context.Context, name string, u container.UpdateConf
 		return nil, err
 	}
 	e.ledger.Put(n, ledger.Action{Name: "update"})
-	return e.warnings(n.HostConfig), nil
+	return append(warnings, e.warnings(n.HostConfig)...), nil
 }
 
 // Prune implements engine.Life.

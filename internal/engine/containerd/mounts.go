@@ -33,24 +33,25 @@ func (e *Engine) mounts(c *ledger.Container) ([]specs.Mount, error) {
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 	}
-	if h.IpcMode.IsHost() {
-		list = append(list,
-			specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate", "rw"}},
-			specs.Mount{Destination: "/dev/mqueue", Type: "bind", Source: "/dev/mqueue", Options: []string{"rbind", "rprivate", "rw"}})
-	} else {
-		list = append(list, specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}})
-		if !h.IpcMode.IsNone() {
-			list = append(list, specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
-				Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", h.ShmSize)}})
-		}
+	shm, err := e.shmSource(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case shm != "":
+		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "rw"}})
+	case !h.IpcMode.IsNone():
+		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm",
+			Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", h.ShmSize)}})
 	}
 	put := func(m specs.Mount) {
 		list = slices.DeleteFunc(list, func(o specs.Mount) bool { return o.Destination == m.Destination })
 		list = append(list, m)
 	}
+	files := e.etcDir(c)
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
-		put(specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(c.Dir, name), Options: []string{"rbind", "rprivate", writable(!h.ReadonlyRootfs)}})
+		put(specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(files, name), Options: []string{"rbind", "rprivate", writable(!h.ReadonlyRootfs)}})
 	}
 	for dest, opts := range h.Tmpfs {
 		put(specs.Mount{Destination: path.Clean(dest), Type: "tmpfs", Source: "tmpfs", Options: tmpfsOptions(opts)})

@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/containerd/shimdata"
 	"shoal.dev/shoal/internal/engine/ledger"
 )
@@ -120,6 +121,9 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.volumes.Settle(); err != nil {
 		e.cfg.Log.Warn("cannot unmount volumes that nothing uses", "error", err)
 	}
+	if err := e.sweepShm(); err != nil {
+		e.cfg.Log.Warn("cannot unmount shared memory that nothing uses", "error", err)
+	}
 	return errors.Join(e.sweep(known), e.sweepFiles(known))
 }
 
@@ -200,10 +204,12 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 	}
 	e.ledger.Put(n, ledger.EndActions(n)...)
 	e.unmountVolumes(c)
+	e.dropShm(c)
 	if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
 		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
 			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)
 		}
+		e.ledger.ReportEndpoints(c.ID, c.State.Sandbox, engine.Sandbox{})
 	}
 	return nil
 }

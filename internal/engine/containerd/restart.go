@@ -17,12 +17,29 @@ const resumesAtOnce = 4
 // resume starts what the daemon is to start with, and removes what was to go when it ended while no daemon looked.
 func (e *Engine) resume(ctx context.Context, g *errgroup.Group) {
 	slots := make(chan struct{}, resumesAtOnce)
-	for _, c := range e.ledger.All() {
+	all := e.ledger.All()
+	started := map[string]chan struct{}{} // closed when a container has been started, or could not be
+	for _, c := range all {
+		if c.StartsWithDaemon() {
+			started[c.ID] = make(chan struct{})
+		}
+	}
+	for _, c := range all {
 		switch {
 		case c.HostConfig.AutoRemove && !c.Active() && !c.State.FinishedAt.IsZero():
 			g.Go(func() error { e.autoRemove(ctx, c.ID); return nil })
 		case c.StartsWithDaemon():
 			g.Go(func() error {
+				defer close(started[c.ID])
+				for _, id := range ledger.Donors(c) { // first those whose namespaces it joins
+					if first := started[id]; first != nil && id != c.ID {
+						select {
+						case <-first:
+						case <-ctx.Done():
+							return nil
+						}
+					}
+				}
 				slots <- struct{}{}
 				defer func() { <-slots }()
 				if err := e.Start(ctx, c.ID); err != nil && ctx.Err() == nil && !errdefs.IsNotFound(err) {

@@ -38,14 +38,22 @@ func (e *Engine) Start(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
 	if c.State.Status == container.StatePaused {
+		unlock()
 		return ledger.Errorf(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
 	}
 	if c.Active() {
+		unlock()
 		return nil
 	}
-	return e.startLocked(ctx, c, false)
+	err = e.startLocked(ctx, c, false)
+	unlock()
+	if err != nil && c.HostConfig.AutoRemove {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanTimeout)
+		defer cancel()
+		e.autoRemove(cctx, c.ID)
+	}
+	return err
 }
 
 // startLocked starts c, whose lock the caller holds. byPolicy is for a restart that no user asked for.
@@ -66,6 +74,7 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 			if derr := e.cfg.Sandboxes.Detach(cctx, c.ID); derr != nil {
 				e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", derr)
 			}
+			e.ledger.ReportEndpoints(c.ID, n.State.Sandbox, engine.Sandbox{})
 		}
 		if serr := e.save(cctx, &f, nil); serr != nil {
 			e.cfg.Log.Warn("cannot record why a container did not start", "container", c.ID, "error", serr)
@@ -81,21 +90,21 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 }
 
 func (e *Engine) usesSandbox(c *ledger.Container) bool {
-	return !c.HostConfig.NetworkMode.IsHost() && !c.HostConfig.NetworkMode.IsNone()
+	return c.HostConfig.NetworkMode.IsPrivate() && !c.HostConfig.NetworkMode.IsNone()
 }
 
 // attach gives the container its network.
 func (e *Engine) attach(ctx context.Context, c *ledger.Container) (engine.Sandbox, error) {
-	ports, err := ledger.PortRequests(c.Config.ExposedPorts, c.HostConfig)
+	a, err := c.Attachment()
 	if err != nil {
 		return engine.Sandbox{}, err
 	}
-	s, err := e.cfg.Sandboxes.Attach(ctx, c.ID, engine.Attachment{Ingress: c.Ingress, Ports: ports})
+	s, err := e.cfg.Sandboxes.Attach(ctx, c.ID, a)
 	if errdefs.IsConflict(err) {
 		return s, fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %w", c.Name, c.ID, err)
 	}
 	if err != nil {
-		return s, fmt.Errorf("attach container %s to the network: %w", c.ID[:12], err)
+		return s, fmt.Errorf("failed to set up container networking: %w", err)
 	}
 	return s, nil
 }
@@ -103,6 +112,9 @@ func (e *Engine) attach(ctx context.Context, c *ledger.Container) (engine.Sandbo
 // start runs n, whose state says that it runs, and completes that. What it leaves behind when it fails is undone, but
 // for the network.
 func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
+	if err := e.ledger.CanJoin(n); err != nil {
+		return err
+	}
 	if err := e.checkFiles(n); err != nil {
 		return err
 	}
@@ -112,12 +124,27 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	}
 	if e.usesSandbox(n) {
 		if n.State.Sandbox, err = e.attach(ctx, n); err != nil {
+			n.State.Sandbox = engine.Sandbox{}
 			return err
 		}
+		e.ledger.ReportEndpoints(n.ID, engine.Sandbox{}, n.State.Sandbox)
 	}
-	if err := e.writeFiles(n); err != nil {
+	if n.HostConfig.NetworkMode.IsContainer() {
+		err = e.adopt(n)
+	} else {
+		err = e.writeFiles(n)
+	}
+	if err != nil {
 		return err
 	}
+	if err := e.mountShm(n); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			e.dropShm(n)
+		}
+	}()
 	volumesReady, err := e.mountVolumes(ctx, n)
 	if err != nil {
 		return err

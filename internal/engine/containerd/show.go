@@ -21,9 +21,10 @@ func (e *Engine) Inspect(_ context.Context, name string) (*container.InspectResp
 	r.Driver = snapshotter
 	r.ExecIDs = e.execs.Of(c.ID)
 	r.Storage = &storage.Storage{RootFS: &storage.RootFSStorage{Snapshot: &storage.RootFSStorageSnapshot{Name: snapshotter}}}
-	r.HostnamePath = filepath.Join(c.Dir, "hostname")
-	r.HostsPath = filepath.Join(c.Dir, "hosts")
-	r.ResolvConfPath = filepath.Join(c.Dir, "resolv.conf")
+	files := e.etcDir(c)
+	r.HostnamePath = filepath.Join(files, "hostname")
+	r.HostsPath = filepath.Join(files, "hosts")
+	r.ResolvConfPath = filepath.Join(files, "resolv.conf")
 	return r, nil
 }
 

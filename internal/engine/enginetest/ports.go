@@ -62,6 +62,16 @@ func ports(s *suite) {
 	i := s.inspect(id)
 	s.same("after a refused start", []any{i.State.Running, string(i.State.Status), i.State.ExitCode}, []any{false, "created", 128})
 
+	id = s.create(spec("ports-gone", container.HostConfig{AutoRemove: true, PortBindings: network.PortMap{web: bind("666")}}), "sleep")
+	removed, err := s.Engine.Wait(s.ctx, id, container.WaitConditionRemoved)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.refused(s.Engine.Start(s.ctx, id), errdefs.IsConflict, "port is already allocated")
+	s.result(removed) // a client waits for this before it ends
+	_, err = s.Engine.Inspect(s.ctx, id)
+	s.refused(err, errdefs.IsNotFound, "No such container")
+
 	h := container.HostConfig{NetworkMode: "none", PortBindings: network.PortMap{web: bind("666")}}
 	s.start(s.create(engine.Spec{HostConfig: &h}, "sleep")) // no network, no ports
 }

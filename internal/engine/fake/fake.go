@@ -59,6 +59,8 @@ type Engine struct {
 	failPulls  error
 	failStarts error
 	nextPid    int
+	trees      map[string]tree  // by container ID, of those that wrote
+	made       map[string]*made // by image ID, of images that were made of containers
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -66,7 +68,8 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an engine that holds no image.
 func New() *Engine {
 	l := ledger.New()
-	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, pictures: map[string]*picture{}, nextPid: 100}
+	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, pictures: map[string]*picture{}, nextPid: 100,
+		trees: map[string]tree{}, made: map[string]*made{}}
 }
 
 // Close ends all containers without a word, as a machine that loses power does. No timer is left.
@@ -133,7 +136,11 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if s.HostConfig == nil {
 		s.HostConfig = &container.HostConfig{}
 	}
-	if err := check(s.HostConfig); err != nil {
+	if err := check(s.Config, s.HostConfig); err != nil {
+		return "", nil, err
+	}
+	var err error
+	if s.HostConfig, err = e.ledger.WithDonors(s.HostConfig); err != nil {
 		return "", nil, err
 	}
 	if err := ledger.CheckFiles(s.Files); err != nil {
@@ -157,6 +164,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err != nil {
 		return "", nil, err
 	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
+	if err != nil {
+		return "", nil, err
+	}
 	id := newID()
 	name, err := e.ledger.Reserve(s.Name, id)
 	if err != nil {
@@ -175,7 +186,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
 	if len(s.Files) > 0 {
 		e.mu.Lock()
 		e.files[id] = s.Files
@@ -204,7 +215,10 @@ func newID() string {
 }
 
 // check refuses what the real engine refuses.
-func check(h *container.HostConfig) error {
+func check(c *container.Config, h *container.HostConfig) error {
+	if err := ledger.CheckOptions(c, h); err != nil {
+		return err
+	}
 	if err := container.ValidateRestartPolicy(h.RestartPolicy); err != nil {
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err)
 	}
@@ -213,16 +227,6 @@ func check(h *container.HostConfig) error {
 	}
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
-	}
-	missing := ""
-	switch m := h.NetworkMode; {
-	case h.Init != nil && *h.Init:
-		missing = "an init process inside containers"
-	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone():
-		missing = fmt.Sprintf("the network mode %q of plain containers", m)
-	}
-	if missing != "" {
-		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: %s", missing)
 	}
 	return nil
 }

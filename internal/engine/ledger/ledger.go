@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/engine"
@@ -38,6 +39,7 @@ type Container struct {
 	ImageID    string
 	Manifest   *ocispec.Descriptor `json:",omitempty"` // the image's manifest for the container's platform; nil if not known
 	Ingress    netip.Addr
+	Networks   map[string]*network.EndpointSettings `json:",omitempty"` // what it is on when it runs, by the networks' names
 	Mounts     []container.MountPoint
 	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
 	Files      []string          `json:",omitempty"` // targets of the files that were given for it, by number; see engine.File

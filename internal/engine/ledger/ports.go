@@ -57,7 +57,7 @@ func PortRequests(exposed network.PortSet, h *container.HostConfig) ([]engine.Po
 		}
 		return cmp.Or(cmp.Compare(free(a), free(b)), cmp.Compare(a.Port.String(), b.Port.String()), a.HostIP.Compare(b.HostIP), cmp.Compare(a.First, b.First))
 	})
-	if m := h.NetworkMode; m.IsHost() || m.IsNone() {
+	if m := h.NetworkMode; !m.IsPrivate() || m.IsNone() {
 		return nil, nil
 	}
 	return list, nil

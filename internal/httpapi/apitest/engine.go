@@ -29,6 +29,7 @@ import (
 // Engine keeps containers and images in memory. A container runs until it is stopped or killed.
 type Engine struct {
 	*volumes
+	networks
 	mu       sync.Mutex
 	ByName   map[string]*Container
 	ByRef    map[string]image.Summary
@@ -43,6 +44,7 @@ type Engine struct {
 	Slow     bool // block until the context ends
 	Panics   bool
 	Purged   []string // what was removed with its volumes
+	Files    Files
 
 	frozen  map[string]bool // by ID
 	samples int
@@ -61,6 +63,7 @@ type Container struct {
 // NewEngine holds the image hello:1.
 func NewEngine() *Engine {
 	return &Engine{
+		Files:   Files{Text: map[string]string{}},
 		frozen:  map[string]bool{},
 		volumes: &volumes{volume.Memory(func(string, string, map[string]string) {})},
 		ByName:  map[string]*Container{},

@@ -1,5 +1,6 @@
-// Package address gives out what the swarm's addresses and ports are made of: a task's address on the routing mesh, a
-// node's small number and its own address there, and a service's published ports that the user left open.
+// Package address gives out what the swarm's addresses and ports are made of: a task's address on the routing mesh and
+// on each of its networks, a node's small number and its own address on the mesh, a service's virtual address on each of
+// its networks, and its published ports that the user left open.
 //
 // It decides when something that was in use may be used again: an address or a node's number only after every node
 // that is ready has let go of it. It owns the claims of addresses, node numbers and dynamic ports, the first step of a
@@ -7,6 +8,7 @@
 package address
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -47,14 +49,7 @@ func (Planner) Keys(_ *store.Snapshot, e store.Event) []reconcile.Key {
 	case cluster.KindNode:
 		return nodeKeys(e)
 	case cluster.KindService:
-		if e.New != nil {
-			return []reconcile.Key{serviceKey + reconcile.Key(e.ID)}
-		}
-		var keys []reconcile.Key
-		for _, p := range e.Old.(*cluster.Service).Endpoint.Ports {
-			keys = append(keys, claimKey+reconcile.Key(cluster.ClaimPort(string(p.Protocol), p.PublishedPort)))
-		}
-		return keys
+		return serviceKeys(e)
 	case cluster.KindNetwork:
 		return []reconcile.Key{keyNodes, keyTasks}
 	case cluster.KindClaim:
@@ -71,6 +66,29 @@ func (Planner) Keys(_ *store.Snapshot, e store.Event) []reconcile.Key {
 		return []reconcile.Key{claimKey + reconcile.Key(e.ID)} // its owner may have gone at the same time
 	}
 	return nil
+}
+
+func serviceKeys(e store.Event) []reconcile.Key {
+	old, _ := e.Old.(*cluster.Service)
+	s, _ := e.New.(*cluster.Service)
+	var keys []reconcile.Key
+	if s != nil {
+		keys = append(keys, serviceKey+reconcile.Key(e.ID))
+	}
+	if old == nil {
+		return keys
+	}
+	for _, v := range old.Endpoint.VirtualIPs {
+		if s == nil || !slices.Contains(s.Endpoint.VirtualIPs, v) {
+			keys = append(keys, claimKey+reconcile.Key(cluster.ClaimAddr(v.NetworkID, v.Addr.Addr())))
+		}
+	}
+	if s == nil {
+		for _, p := range old.Endpoint.Ports {
+			keys = append(keys, claimKey+reconcile.Key(cluster.ClaimPort(string(p.Protocol), p.PublishedPort)))
+		}
+	}
+	return keys
 }
 
 func taskKeys(e store.Event) []reconcile.Key {

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
@@ -22,13 +23,13 @@ const (
 
 // waiting says whether the task waits for what this planner gives.
 func waiting(t *cluster.Task) bool {
-	return t.NodeID == "" && t.Status.State == swarm.TaskStateNew && t.WantsToRun()
+	return t.Status.State == swarm.TaskStateNew && t.WantsToRun()
 }
 
 // planTasks gives every new task what it needs and makes it pending.
 func planTasks(snap *store.Snapshot, env reconcile.Env) reconcile.Plan {
 	var plan reconcile.Plan
-	a := &allocator{snap: snap, publishes: map[string]bool{}}
+	a := &allocator{snap: snap, publishes: map[string]bool{}, pools: map[string]*pool{}}
 	for t := range snap.WaitingTasks(swarm.TaskStateNew) {
 		if !waiting(t) {
 			continue
@@ -47,41 +48,66 @@ func planTasks(snap *store.Snapshot, env reconcile.Env) reconcile.Plan {
 // allocator gives addresses to tasks during one plan.
 type allocator struct {
 	snap      *store.Snapshot
-	publishes map[string]bool // by service ID
-	looked    bool
-	ingress   *cluster.Network
-	pool      *pool
+	publishes map[string]bool  // by service ID
+	pools     map[string]*pool // by network ID; nil for one that cannot give an address
 }
 
 // task plans one task, or says why it cannot.
 func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, problem string) {
 	c := t.Clone().(*cluster.Task)
 	pending := swarm.TaskStatus{State: swarm.TaskStatePending, Message: "pending task scheduling", Timestamp: env.Now}
-	if !a.needsAddress(t.ServiceID) {
+	networks, problem := a.networks(t)
+	if problem == "" && len(networks) == 0 {
 		c.Status = pending
 		return store.Group{Why: "needs no address", Changes: []store.Change{store.PutState(c)}}, ""
 	}
-	addr, problem := a.address(t.ID)
+	var claims []store.Change
+	var got []string
+	for _, n := range networks {
+		addr, bits, why := a.address(n, t.ID)
+		if why != "" {
+			problem = why
+			break
+		}
+		c.NetworksAttachments = append(c.NetworksAttachments, swarm.NetworkAttachment{
+			Network:   swarm.Network{ID: n.ID},
+			Addresses: []netip.Prefix{netip.PrefixFrom(addr, bits)},
+		})
+		got = append(got, addr.String())
+		claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimAddr(n.ID, addr), Owner: t.ID, OwnerName: t.Name()}))
+	}
 	if problem != "" {
 		if t.Status.Err == problem {
 			return store.Group{}, problem
 		}
+		c = t.Clone().(*cluster.Task)
 		c.Status.Err, c.Status.Timestamp = problem, env.Now
 		return store.Group{Why: problem, Changes: []store.Change{store.PutState(c)}}, problem
 	}
 	c.Status = pending
-	c.NetworksAttachments = []swarm.NetworkAttachment{{
-		Network:   swarm.Network{ID: a.ingress.ID},
-		Addresses: []netip.Prefix{netip.PrefixFrom(addr, a.pool.prefix.Bits())},
-	}}
-	claim := &cluster.Claim{ID: cluster.ClaimAddr(a.ingress.ID, addr), Owner: t.ID, OwnerName: fmt.Sprintf("%s.%d", t.ServiceName, t.Slot)}
-	return store.Group{
-		Why:     "gets address " + addr.String(),
-		Changes: []store.Change{store.PutBoth(c), store.Create(claim)},
-	}, ""
+	return store.Group{Why: "gets address " + strings.Join(got, ", "), Changes: append([]store.Change{store.PutBoth(c)}, claims...)}, ""
 }
 
-func (a *allocator) needsAddress(serviceID string) bool {
+// networks are the networks that the task needs an address on: the routing mesh first.
+func (a *allocator) networks(t *cluster.Task) (list []*cluster.Network, problem string) {
+	if a.published(t.ServiceID) {
+		n, ok := a.snap.IngressNetwork()
+		if !ok {
+			return nil, "service needs ingress network, but no ingress network is present"
+		}
+		list = append(list, n)
+	}
+	for _, id := range cluster.Targets(&t.Spec) {
+		n, ok := store.Get[*cluster.Network](a.snap, id)
+		if !ok {
+			return nil, "network " + id + " is not there any more: update the service to use another one"
+		}
+		list = append(list, n)
+	}
+	return list, ""
+}
+
+func (a *allocator) published(serviceID string) bool {
 	v, ok := a.publishes[serviceID]
 	if !ok {
 		svc, found := store.Get[*cluster.Service](a.snap, serviceID)
@@ -91,24 +117,20 @@ func (a *allocator) needsAddress(serviceID string) bool {
 	return v
 }
 
-func (a *allocator) address(taskID string) (addr netip.Addr, problem string) {
-	if !a.looked {
-		a.looked = true
-		if n, ok := a.snap.IngressNetwork(); ok {
-			a.ingress, a.pool = n, newPool(a.snap, n)
-		}
-	}
-	if a.ingress == nil {
-		return addr, "service needs ingress network, but no ingress network is present"
-	}
-	if a.pool == nil {
-		return addr, fmt.Sprintf("network %s has no subnet to take an address from", a.ingress.Spec.Name)
-	}
-	addr, ok := a.pool.next(taskID)
+// address gives out an address of the network for a task or a service.
+func (a *allocator) address(n *cluster.Network, owner string) (addr netip.Addr, bits int, problem string) {
+	p, ok := a.pools[n.ID]
 	if !ok {
-		return addr, fmt.Sprintf("could not find an available IP in subnet %s of network %s", a.pool.prefix, a.ingress.Spec.Name)
+		p = newPool(a.snap, n)
+		a.pools[n.ID] = p
 	}
-	return addr, ""
+	if p == nil {
+		return addr, 0, fmt.Sprintf("network %s has no subnet to take an address from", n.Spec.Name)
+	}
+	if addr, ok = p.next(owner); !ok {
+		return addr, 0, fmt.Sprintf("could not find an available IP in subnet %s of network %s", p.prefix, n.Spec.Name)
+	}
+	return addr, p.prefix.Bits(), ""
 }
 
 // ingressPorts are the ports that the routing mesh publishes.
@@ -213,11 +235,13 @@ func planService(snap *store.Snapshot, id string) reconcile.Plan {
 		claims = append(claims, store.Create(&cluster.Claim{ID: id, Owner: svc.ID, OwnerName: svc.Spec.Name}))
 		ports = append(ports, p)
 	}
-	if len(plan.Reasons) > 0 || samePorts(svc.Endpoint, spec, ports) {
+	vips, more, problems := virtualIPs(snap, svc, spec.Mode)
+	claims, plan.Reasons = append(claims, more...), append(plan.Reasons, problems...)
+	if len(plan.Reasons) > 0 || samePorts(svc.Endpoint, spec, ports) && slices.Equal(svc.Endpoint.VirtualIPs, vips) {
 		return plan
 	}
 	c := svc.Clone().(*cluster.Service)
-	c.Endpoint.Spec, c.Endpoint.Ports = spec, ports
+	c.Endpoint.Spec, c.Endpoint.Ports, c.Endpoint.VirtualIPs = spec, ports, vips
 	changes := append(claims, store.PutState(c))
 	// Claims of ports that the service does not publish any more.
 	for _, h := range svc.Endpoint.Ports {
@@ -231,6 +255,33 @@ func planService(snap *store.Snapshot, id string) reconcile.Plan {
 	}
 	plan.Groups = []store.Group{{Why: "service gets its endpoint", Changes: changes}}
 	return plan
+}
+
+// virtualIPs are the service's addresses on its networks, one on each unless it is found by its tasks' addresses; those
+// that it has stay.
+func virtualIPs(snap *store.Snapshot, svc *cluster.Service, mode swarm.ResolutionMode) (vips []swarm.EndpointVirtualIP, claims []store.Change, problems []string) {
+	if mode == swarm.ResolutionModeDNSRR {
+		return nil, nil, nil
+	}
+	a := &allocator{snap: snap, pools: map[string]*pool{}}
+	for _, id := range cluster.Targets(&svc.Spec.TaskTemplate) {
+		n, ok := store.Get[*cluster.Network](snap, id)
+		if !ok {
+			continue // its tasks say so
+		}
+		if i := slices.IndexFunc(svc.Endpoint.VirtualIPs, func(v swarm.EndpointVirtualIP) bool { return v.NetworkID == id }); i >= 0 {
+			vips = append(vips, svc.Endpoint.VirtualIPs[i])
+			continue
+		}
+		addr, bits, problem := a.address(n, svc.ID)
+		if problem != "" {
+			problems = append(problems, fmt.Sprintf("service %s: %s", svc.Spec.Name, problem))
+			continue
+		}
+		vips = append(vips, swarm.EndpointVirtualIP{NetworkID: id, Addr: netip.PrefixFrom(addr, bits)})
+		claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimAddr(id, addr), Owner: svc.ID, OwnerName: svc.Spec.Name}))
+	}
+	return vips, claims, problems
 }
 
 // withDefaults is the port with what Swarm fills in.

@@ -2,6 +2,7 @@ package address
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,11 @@ func inUse(snap *store.Snapshot, c *cluster.Claim) bool {
 		}
 		if t, ok := store.Get[*cluster.Task](snap, c.Owner); ok {
 			return !t.Ended() && t.Address(network) == addr
+		}
+		if s, ok := store.Get[*cluster.Service](snap, c.Owner); ok {
+			return slices.ContainsFunc(s.Endpoint.VirtualIPs, func(v swarm.EndpointVirtualIP) bool {
+				return v.NetworkID == network && v.Addr.Addr() == addr
+			})
 		}
 		n, ok := store.Get[*cluster.Node](snap, c.Owner)
 		return ok && n.IngressAddr == addr

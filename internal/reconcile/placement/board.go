@@ -46,7 +46,7 @@ func newBoard(snap *store.Snapshot) *board {
 	for n := range store.List[*cluster.Node](snap) {
 		s := &seat{Node: n, cpu: n.Description.Resources.NanoCPUs, memory: n.Description.Resources.MemoryBytes}
 		for t := range snap.TasksByNode(n.ID) {
-			if !t.Ended() {
+			if placed(t) && !t.Ended() {
 				s.take(&t.Spec)
 			}
 		}
@@ -146,7 +146,7 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		switch {
 		case !valid || slices.ContainsFunc(constraints, func(c cluster.Constraint) bool { return !c.Match(s.Node) }):
 			o.blocked = filterConstraints
-		case !platformFits(platforms, s.Description.Platform):
+		case !cluster.RunsOn(platforms, s.Description.Platform):
 			o.blocked = filterPlatform
 		}
 		o.groups = j.groupsOf(s.Node)
@@ -184,7 +184,7 @@ func (b *board) ofService(id string, now time.Time) *count {
 	c := &count{own: map[string]int{}, failures: map[string]int{}}
 	b.services[id] = c
 	for t := range b.snap.TasksByService(id) {
-		if t.NodeID == "" {
+		if !placed(t) {
 			continue
 		}
 		switch {
@@ -200,7 +200,7 @@ func (b *board) ofService(id string, now time.Time) *count {
 // place books the best node for the task, or returns nil if there is none.
 func (j *job) place(t *cluster.Task) *cluster.Node {
 	var best *option
-	for _, o := range j.seats {
+	for _, o := range j.seatsOf(t) {
 		o.hash = 0
 		if j.check(o) == filters && (best == nil || j.better(o, best, t)) {
 			best = o
@@ -217,8 +217,27 @@ func (j *job) place(t *cluster.Task) *cluster.Node {
 	return best.Node
 }
 
-// refusal says in Swarm's words why there is no node, the most frequent reason first.
-func (j *job) refusal() string {
+// seatsOf are the nodes that the task may choose: one of a global service has no choice.
+func (j *job) seatsOf(t *cluster.Task) []*option {
+	if !t.Global {
+		return j.seats
+	}
+	i, ok := slices.BinarySearchFunc(j.seats, t.NodeID, func(o *option, id string) int { return cmp.Compare(o.ID, id) })
+	if !ok {
+		return nil
+	}
+	return j.seats[i : i+1]
+}
+
+// refusal says in Swarm's words why there is no node, the most frequent reason first, or why a global task's node is
+// none.
+func (j *job) refusal(t *cluster.Task) string {
+	if t.Global {
+		if o := j.seatsOf(t); len(o) > 0 {
+			return explain(j.check(o[0]), 1)
+		}
+		return explain(filterReady, 1)
+	}
 	failed := j.static
 	for _, o := range j.seats {
 		if f := j.check(o); f != filters {
@@ -288,26 +307,4 @@ func sentence(failed [filters]int) string {
 		return "no suitable node"
 	}
 	return "no suitable node (" + strings.Join(parts, "; ") + ")"
-}
-
-// platformFits says whether a node of the platform runs one of the image's. An image that names none runs anywhere,
-// and an empty part of a name is any.
-func platformFits(image []swarm.Platform, node swarm.Platform) bool {
-	if len(image) == 0 {
-		return true
-	}
-	return slices.ContainsFunc(image, func(p swarm.Platform) bool {
-		return (p.OS == "" || p.OS == node.OS) && (p.Architecture == "" || machine(p.Architecture) == machine(node.Architecture))
-	})
-}
-
-// machine is the Go name of an architecture that nodes and images call by either name.
-func machine(arch string) string {
-	switch arch {
-	case "x86_64":
-		return "amd64"
-	case "aarch64":
-		return "arm64"
-	}
-	return arch
 }

@@ -1,6 +1,7 @@
 // Package placement decides on which node a pending task runs.
 //
-// It owns one step of a task's life, pending to assigned, and the explanation of a task that fits nowhere. It plans all
+// It owns one step of a task's life, pending to assigned, and the explanation of a task that fits nowhere. For a task of
+// a global service, which has its node already, it decides whether the node has room now. It plans all
 // pending tasks in one plan, on the snapshot and on what the plan itself has placed, so that a node is never
 // overfilled. It never moves a task that has a node and never looks at what only one manager knows.
 package placement
@@ -43,11 +44,11 @@ func matters(e store.Event) bool {
 		t, _ := e.New.(*cluster.Task)
 		switch {
 		case t == nil:
-			return old.NodeID != "" && !old.Ended()
+			return placed(old) && !old.Ended()
 		case pending(t):
 			return old == nil || !pending(old)
 		}
-		return old != nil && old.NodeID != "" && (t.Ended() != old.Ended() || t.WantsToRun() != old.WantsToRun())
+		return old != nil && placed(old) && (t.Ended() != old.Ended() || t.WantsToRun() != old.WantsToRun())
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
@@ -62,7 +63,12 @@ func (Planner) AllKeys(*store.Snapshot) []reconcile.Key { return []reconcile.Key
 
 // pending says whether the task waits for a node.
 func pending(t *cluster.Task) bool {
-	return t.NodeID == "" && t.Status.State == swarm.TaskStatePending && t.WantsToRun()
+	return (t.NodeID == "" || t.Global) && t.Status.State == swarm.TaskStatePending && t.WantsToRun()
+}
+
+// placed says whether the task takes room on its node.
+func placed(t *cluster.Task) bool {
+	return t.NodeID != "" && !cluster.Before(t.Status.State, swarm.TaskStateAssigned)
 }
 
 // Plan places every pending task for which there is room, the oldest first.
@@ -102,12 +108,15 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 		c := t.Clone().(*cluster.Task)
 		c.NodeID = n.ID
 		c.Status = swarm.TaskStatus{State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node", Timestamp: env.Now}
+		if t.Global {
+			c.Status.Message = "scheduler confirmed task can run on preassigned node"
+		}
 		plan.Groups = append(plan.Groups, store.Group{Why: "placed on node " + n.ID, Changes: []store.Change{store.PutBoth(c)}})
 	}
 	// The explanations come last, when the nodes are as full as this plan leaves them: otherwise the next plan, finding
 	// them fuller, would say something else.
 	for _, t := range left {
-		problem := job(t).refusal()
+		problem := job(t).refusal(t)
 		plan.Reasons = append(plan.Reasons, "task "+t.ID+": "+problem)
 		if t.Status.Err != problem {
 			c := t.Clone().(*cluster.Task)

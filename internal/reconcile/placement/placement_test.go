@@ -150,6 +150,42 @@ func TestFilters(t *testing.T) {
 	}
 }
 
+func TestGlobalTasks(t *testing.T) {
+	global := func(node string) func(*cluster.Task) {
+		return func(t *cluster.Task) { t.Global, t.NodeID, t.Slot = true, node, 0 }
+	}
+	tests := []struct {
+		name  string
+		node  func(*cluster.Node)
+		other func(*cluster.Task) // a task of another service
+		err   string              // "": assigned
+	}{
+		{"room", func(*cluster.Node) {}, on("a", "running"), ""},
+		{"no room", func(*cluster.Node) {}, func(t *cluster.Task) { on("a", "running")(t); reserve(3e9, 0)(t) }, "insufficient resources on 1 node"},
+		{"what is not placed takes none", func(*cluster.Node) {}, func(t *cluster.Task) { global("a")(t); reserve(3e9, 0)(t); t.Status.State = "new" }, ""},
+		{"paused", func(n *cluster.Node) { n.Spec.Availability = "pause" }, on("b", "running"), "1 node not available for new tasks"},
+		{"constraint", func(n *cluster.Node) { n.Spec.Role = "manager" }, on("b", "running"), "scheduling constraints not satisfied on 1 node"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := plantest.New(t)
+			s.Node("a", tt.node)
+			s.Node("b")
+			s.Node("c")
+			task(s, "other", tt.other)
+			k := task(s, "web", global("a"), reserve(2e9, 0), constraint("node.role==worker"))
+			s.Settle(placement.Planner{})
+			got := plantest.Get[*cluster.Task](s, k.ID)
+			if got.NodeID != "a" || got.Status.Err != tt.err {
+				t.Errorf("on node %q, %q; want %q", got.NodeID, got.Status.Err, tt.err)
+			}
+			if tt.err == "" && (got.Status.State != swarm.TaskStateAssigned || got.Status.Message != "scheduler confirmed task can run on preassigned node") {
+				t.Errorf("%+v", got.Status)
+			}
+		})
+	}
+}
+
 func TestSpreadOverLabels(t *testing.T) {
 	s := plantest.New(t)
 	for i, z := range []string{"a", "a", "a", "b"} {

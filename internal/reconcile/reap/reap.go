@@ -7,7 +7,7 @@ package reap
 
 import (
 	"cmp"
-	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -29,7 +29,8 @@ var _ reconcile.Planner = Planner{}
 // Name is "reap".
 func (Planner) Name() string { return "reap" }
 
-// Keys is the service of a task that may have served its time, and of those on a node that is gone.
+// Keys is the service of a task that may have served its time, of a slot that another task holds now, and of the tasks on
+// a node that is gone.
 func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	switch e.Kind {
 	case cluster.KindTask:
@@ -42,6 +43,11 @@ func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 			return nil
 		}
 		return []reconcile.Key{reconcile.Key(t.ServiceID)}
+	case cluster.KindClaim:
+		if rest, ok := strings.CutPrefix(e.ID, slotPrefix("")); ok && e.Old != nil && e.New != nil {
+			id, _, _ := strings.Cut(rest, "/")
+			return []reconcile.Key{reconcile.Key(id)}
+		}
 	case cluster.KindNode:
 		if e.New != nil {
 			return nil
@@ -96,7 +102,7 @@ func slotPrefix(serviceID string) string {
 	if serviceID == "" {
 		return "slot/"
 	}
-	return strings.TrimSuffix(cluster.ClaimSlot(serviceID, 0), "0")
+	return strings.TrimSuffix(cluster.ClaimSlot(serviceID, 0), "0") // also what the claims of nodes begin with
 }
 
 // updating says whether the service is being updated or rolled back. It may be nil.
@@ -123,22 +129,16 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 	if svc, ok := store.Get[*cluster.Service](snap, id); ok && updating(svc) && r.keep == 0 {
 		r.keep = 1 // the service planner counts the slots whose tasks failed
 	}
-	slots := map[int][]*cluster.Task{}
-	var order []int
+	slots := map[string][]*cluster.Task{} // by the ID of the slot's claim
 	for t := range snap.TasksByService(id) {
-		if slots[t.Slot] == nil {
-			order = append(order, t.Slot)
-		}
-		slots[t.Slot] = append(slots[t.Slot], t)
+		slots[t.SlotClaim()] = append(slots[t.SlotClaim()], t)
 	}
-	slices.Sort(order)
-	for _, n := range order {
-		c, _ := store.Get[*cluster.Claim](snap, cluster.ClaimSlot(id, n))
-		r.slot(slots[n], c)
+	for _, s := range slices.Sorted(maps.Keys(slots)) {
+		c, _ := store.Get[*cluster.Claim](snap, s)
+		r.slot(slots[s], c)
 	}
 	for c := range store.Prefix[*cluster.Claim](snap, slotPrefix(id)) {
-		var n int
-		if _, err := fmt.Sscanf(strings.TrimPrefix(c.ID, slotPrefix(id)), "%d", &n); err == nil && slots[n] == nil {
+		if slots[c.ID] == nil {
 			r.group("the slot has no task", store.Delete(c))
 		}
 	}
@@ -165,8 +165,8 @@ func (r *reaper) slot(tasks []*cluster.Task, claim *cluster.Claim) {
 		if t.WantsToRun() {
 			continue
 		}
-		// Nobody reports on a task that has no node or whose node is gone.
-		orphan := !t.Ended() && (t.NodeID == "" || r.nodeGone(t.NodeID))
+		// Nobody reports on a task that no node has or whose node is gone.
+		orphan := !t.Ended() && (unplaced(t) || r.nodeGone(t.NodeID))
 		switch {
 		case t.DesiredState == swarm.TaskStateRemove:
 			if t.Ended() || orphan {
@@ -217,6 +217,11 @@ func (r *reaper) excess(old []*cluster.Task) []*cluster.Task {
 	return old[keep:]
 }
 
+// unplaced says whether no node has ever had the task; one of a global service names its node before that.
+func unplaced(t *cluster.Task) bool {
+	return t.NodeID == "" || cluster.Before(t.Status.State, swarm.TaskStateAssigned)
+}
+
 func (r *reaper) nodeGone(id string) bool {
 	gone, ok := r.gone[id]
 	if !ok {
@@ -234,7 +239,7 @@ func (r *reaper) end(t *cluster.Task) {
 	c.Status.Timestamp, c.Status.Err = r.env.Now, ""
 	c.Status.State, c.Status.Message = swarm.TaskStateShutdown, "shutdown"
 	why := "the task never had a node"
-	if t.NodeID != "" {
+	if !unplaced(t) {
 		c.Status.State, c.Status.Message = swarm.TaskStateOrphaned, "Task belonged to a node that has been deleted"
 		why = "the task's node is gone"
 	}

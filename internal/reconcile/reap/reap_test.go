@@ -29,6 +29,10 @@ func TestPlan(t *testing.T) {
 	claim := func(s *plantest.Swarm, slot int, owner string) {
 		s.Put(&cluster.Claim{ID: cluster.ClaimSlot("web", slot), Owner: owner})
 	}
+	global := func(k *T) { k.Global = true }
+	claimNode := func(s *plantest.Swarm, node, owner string) {
+		s.Put(&cluster.Claim{ID: cluster.ClaimSlotNode("web", node), Owner: owner})
+	}
 	limit := func(s *plantest.Swarm, n int64) {
 		w := &cluster.Swarm{}
 		w.Spec.Orchestration.TaskHistoryRetentionLimit = &n
@@ -84,6 +88,26 @@ func TestPlan(t *testing.T) {
 			}
 			claim(s, 1, task(s, 1, "running", "running", "n1").ID)
 		}, append(slices.Repeat([]string{"1 failed/shutdown"}, 4), "1 running/running"), 1},
+		{"a global task that was shut down before its node had it", func(s *plantest.Swarm) {
+			task(s, 0, "pending", "shutdown", "n1", global)
+		}, []string{"0 shutdown/shutdown"}, 0},
+		{"a global service: history is by node", func(s *plantest.Swarm) {
+			limit(s, 1)
+			for _, n := range []string{"n1", "n2"} {
+				for range 3 {
+					task(s, 0, "failed", "shutdown", n, global)
+				}
+				claimNode(s, n, task(s, 0, "running", "running", n, global).ID)
+			}
+		}, []string{"0 failed/shutdown", "0 failed/shutdown", "0 running/running", "0 running/running"}, 2},
+		{"a node's last task takes its claim along", func(s *plantest.Swarm) {
+			claimNode(s, "n1", task(s, 0, "shutdown", "remove", "n1", global).ID)
+		}, nil, 0},
+		{"what a job has completed", func(s *plantest.Swarm) {
+			limit(s, 0)
+			claim(s, 1, task(s, 1, "complete", "complete", "n1").ID)
+		}, []string{"1 complete/complete"}, 1},
+		{"a node's claim without a task", func(s *plantest.Swarm) { claimNode(s, "n7", "nobody") }, nil, 0},
 		{"a claim without a task", func(s *plantest.Swarm) { claim(s, 7, "nobody") }, nil, 0},
 	}
 	for _, tt := range tests {

@@ -1,11 +1,12 @@
-// Package service plans replicated services: which tasks there shall be.
+// Package service plans services: which tasks there shall be.
 //
-// It decides how many tasks a service has and in which slots, when a task that ended is replaced, when one is moved off
-// a node that is down, drained or gone, and in which order the tasks of an older template give way to those of the
-// current one: rolling updates and rollbacks. It owns the desired state of tasks and the claims of slots while their
+// It decides how many tasks a service has and in which slots, or on which nodes if it is global, when a task that ended
+// is replaced, when one is moved off a node that is down, drained, gone or does not meet its constraints any more, in
+// which order the tasks of an older template give way to those of the current one (rolling updates and rollbacks), and
+// how far a job is. It owns the desired state of tasks and the claims of slots while their
 // service exists, the service's UpdateStatus, and its Spec for one thing: to go back to PreviousSpec when an update fails
 // whose configuration says so. It never picks a node or an address and never deletes a task: it sets the desired state
-// to remove and package reap deletes. Global services and jobs are not planned here; control refuses them.
+// to remove and package reap deletes.
 //
 // Everything that an update remembers is in records (UpdateStatus, the times of tasks), so that a new leader goes on
 // where the old one stopped.
@@ -34,8 +35,8 @@ var _ reconcile.Planner = Planner{}
 // Name is "service".
 func (Planner) Name() string { return "service" }
 
-// Keys is the service that changed, the service of a task whose place in its life changed, and the services with
-// tasks on a node that became usable or not.
+// Keys is the service that changed, the service of a task whose place in its life changed, and, for a node that became
+// another as far as placement goes, the global services and those with tasks there.
 func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	switch e.Kind {
 	case cluster.KindService:
@@ -58,11 +59,17 @@ func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
-		if old != nil && n != nil && old.Status.State == n.Status.State && old.Spec.Availability == n.Spec.Availability {
+		if old != nil && n != nil && sameNode(old, n) {
 			return nil
 		}
 		var keys []reconcile.Key
 		seen := map[string]bool{}
+		for s := range store.List[*cluster.Service](snap) {
+			if s.Spec.Mode.Global != nil || s.Spec.Mode.GlobalJob != nil {
+				seen[s.ID] = true
+				keys = append(keys, reconcile.Key(s.ID))
+			}
+		}
 		for t := range snap.TasksByNode(e.ID) {
 			if !seen[t.ServiceID] {
 				seen[t.ServiceID] = true
@@ -72,6 +79,12 @@ func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 		return keys
 	}
 	return nil
+}
+
+// sameNode says whether nothing changed of a node that decides whether a service may be there.
+func sameNode(a, b *cluster.Node) bool {
+	return a.Status == b.Status && reflect.DeepEqual(a.Spec, b.Spec) && a.Description.Hostname == b.Description.Hostname &&
+		a.Description.Platform == b.Description.Platform && maps.Equal(a.Description.Engine.Labels, b.Description.Engine.Labels)
 }
 
 // updates says whether the task's service has an update that waits for its tasks.
@@ -114,26 +127,20 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 		}
 		return pl.out
 	}
-	want, ok := replicas(svc)
-	if !ok {
-		return reconcile.Plan{}
-	}
 	pl.svc = svc
 	pl.ingress = publishes(svc)
-	pl.scale(want)
-	return pl.out
-}
-
-// replicas is how many tasks the service shall have; ok is false for a service that is not replicated.
-func replicas(svc *cluster.Service) (n uint64, ok bool) {
-	m := svc.Spec.Mode
-	switch {
-	case m.Global != nil || m.ReplicatedJob != nil || m.GlobalJob != nil:
-		return 0, false
+	switch m := svc.Spec.Mode; {
+	case m.Global != nil, m.GlobalJob != nil:
+		pl.retire(nil)
+		pl.global()
+	case m.ReplicatedJob != nil:
+		pl.replicatedJob(m.ReplicatedJob)
 	case m.Replicated == nil || m.Replicated.Replicas == nil:
-		return 1, true
+		pl.scale(1)
+	default:
+		pl.scale(*m.Replicated.Replicas)
 	}
-	return *m.Replicated.Replicas, true
+	return pl.out
 }
 
 // plan is a plan of one service in the making.
@@ -144,6 +151,10 @@ type plan struct {
 	out  reconcile.Plan
 	// ingress says that the service's tasks need an address on the routing mesh.
 	ingress bool
+	// leaving are the slots in which a task of an older run of a job may still run, and until when it is waited for.
+	leaving map[place]time.Time
+	// constraints are those that were parsed, by their text.
+	constraints map[string][]cluster.Constraint
 }
 
 func (pl *plan) group(why string, changes ...store.Change) {
@@ -173,8 +184,8 @@ func desire(t *cluster.Task, s swarm.TaskState) store.Change {
 // scale brings the service to so many slots and each slot to one task.
 func (pl *plan) scale(want uint64) {
 	active, dying := pl.slots()
-	for _, n := range slices.Sorted(maps.Keys(dying)) {
-		for _, t := range dying[n].tasks {
+	for _, s := range slices.SortedFunc(maps.Values(dying), bySlot) {
+		for _, t := range s.tasks {
 			pl.remove(t, "scaled down")
 		}
 	}
@@ -203,45 +214,92 @@ func (pl *plan) scale(want uint64) {
 	for missing := want - uint64(len(active)); missing > 0; missing-- {
 		for n++; have[n]; n++ {
 		}
-		s := dying[n]
-		if s == nil {
-			s = &slot{number: n}
-		}
-		t := pl.newTask(n)
-		pl.group(fmt.Sprintf("slot %d has no task", n), store.Create(t), pl.claim(s, t))
+		pl.start(pl.vacant(place{number: n}, dying))
 	}
 }
 
-// slot is one of a service's slots with all its tasks.
+// vacant is a slot that no task counts in; those that are being removed do not.
+func (pl *plan) vacant(p place, dying map[place]*slot) *slot {
+	if s := dying[p]; s != nil {
+		return s
+	}
+	return &slot{place: p}
+}
+
+// start makes a task in a slot that has none.
+func (pl *plan) start(s *slot) {
+	t := pl.newTask(s.place)
+	if pl.occupied(s) {
+		pl.await(t)
+	}
+	pl.group(s.String()+" has no task", store.Create(t), pl.claim(s, t))
+}
+
+// place is what one task of a service holds at a time: a numbered slot, or a node if the service is global.
+type place struct {
+	number int
+	node   string
+}
+
+func placeOf(t *cluster.Task) place {
+	if t.Global {
+		return place{node: t.NodeID}
+	}
+	return place{number: t.Slot}
+}
+
+func (p place) String() string {
+	if p.node != "" {
+		return "node " + p.node
+	}
+	return fmt.Sprintf("slot %d", p.number)
+}
+
+func (p place) claimID(service string) string {
+	if p.node != "" {
+		return cluster.ClaimSlotNode(service, p.node)
+	}
+	return cluster.ClaimSlot(service, p.number)
+}
+
+// slot is one of a service's slots with all its tasks; of a job, those of its current run.
 type slot struct {
-	number  int
+	place
 	tasks   []*cluster.Task
 	claim   *cluster.Claim // nil: none
 	current *cluster.Task  // the one that counts
 }
 
-// slots are the service's slots by number: those that count, and those whose tasks are all being removed.
-func (pl *plan) slots() (active []*slot, dying map[int]*slot) {
-	all := map[int]*slot{}
+func bySlot(a, b *slot) int {
+	return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.node, b.node))
+}
+
+// slots are the service's slots in their order: those that count, and those whose tasks are all being removed.
+func (pl *plan) slots() (active []*slot, dying map[place]*slot) {
+	all := map[place]*slot{}
 	for t := range pl.snap.TasksByService(pl.svc.ID) {
-		s := all[t.Slot]
+		if pl.old(t) {
+			continue
+		}
+		p := placeOf(t)
+		s := all[p]
 		if s == nil {
-			s = &slot{number: t.Slot}
-			all[t.Slot] = s
+			s = &slot{place: p}
+			all[p] = s
 		}
 		s.tasks = append(s.tasks, t)
 	}
-	dying = map[int]*slot{}
-	for n, s := range all {
-		s.claim, _ = store.Get[*cluster.Claim](pl.snap, cluster.ClaimSlot(pl.svc.ID, n))
+	dying = map[place]*slot{}
+	for p, s := range all {
+		s.claim, _ = store.Get[*cluster.Claim](pl.snap, p.claimID(pl.svc.ID))
 		s.current = s.pick()
 		if s.current.DesiredState == swarm.TaskStateRemove {
-			dying[n] = s
+			dying[p] = s
 			continue
 		}
 		active = append(active, s)
 	}
-	slices.SortFunc(active, func(a, b *slot) int { return cmp.Compare(a.number, b.number) })
+	slices.SortFunc(active, bySlot)
 	return active, dying
 }
 
@@ -316,30 +374,40 @@ func bySurplus(slots []*slot) []*slot {
 func (pl *plan) claim(s *slot, t *cluster.Task) store.Change {
 	c := s.claim
 	if c == nil && s.tasks == nil {
-		c, _ = store.Get[*cluster.Claim](pl.snap, cluster.ClaimSlot(pl.svc.ID, s.number))
+		c, _ = store.Get[*cluster.Claim](pl.snap, s.claimID(pl.svc.ID))
 	}
 	if c == nil {
-		return store.Create(&cluster.Claim{ID: cluster.ClaimSlot(pl.svc.ID, s.number), Owner: t.ID, OwnerName: taskName(t)})
+		return store.Create(&cluster.Claim{ID: s.claimID(pl.svc.ID), Owner: t.ID, OwnerName: t.Name()})
 	}
 	c = c.Clone().(*cluster.Claim)
-	c.Owner, c.OwnerName = t.ID, taskName(t)
+	c.Owner, c.OwnerName = t.ID, t.Name()
 	return store.PutSpec(c)
 }
 
-func taskName(t *cluster.Task) string { return fmt.Sprintf("%s.%d", t.ServiceName, t.Slot) }
-
 // newTask is a task of the service as it is now.
-func (pl *plan) newTask(n int) *cluster.Task {
+func (pl *plan) newTask(p place) *cluster.Task {
 	t := &cluster.Task{
 		ServiceName: pl.svc.Spec.Name,
 		SpecVersion: pl.svc.Version.Index,
+		Global:      p.node != "",
 	}
 	t.ID = pl.env.NewID()
 	t.Labels = pl.svc.Spec.Labels
 	t.Spec = pl.svc.Spec.TaskTemplate
 	t.ServiceID = pl.svc.ID
-	t.Slot = n
-	t.DesiredState = swarm.TaskStateRunning
+	t.Slot, t.NodeID = p.number, p.node
+	t.DesiredState = pl.goal()
+	if job := pl.svc.JobStatus; job != nil {
+		t.JobIteration = &swarm.Version{Index: job.JobIteration.Index}
+	}
 	t.Status = swarm.TaskStatus{State: swarm.TaskStateNew, Message: "created", Timestamp: pl.env.Now}
 	return t
+}
+
+// goal is the desired state of a task that is to run.
+func (pl *plan) goal() swarm.TaskState {
+	if pl.svc.JobStatus != nil {
+		return swarm.TaskStateComplete
+	}
+	return swarm.TaskStateRunning
 }

@@ -82,9 +82,6 @@ func TestPlan(t *testing.T) {
 		{"no mode is one replica", func(s *plantest.Swarm) {
 			s.Service("web", 3, func(v *cluster.Service) { v.Spec.Mode = swarm.ServiceMode{} })
 		}, []string{"1 new/running"}},
-		{"global is not planned", func(s *plantest.Swarm) {
-			s.Service("web", 3, func(v *cluster.Service) { v.Spec.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} })
-		}, nil},
 		{"scale up fills the lowest slots", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)

@@ -2,8 +2,9 @@ package service
 
 import (
 	"cmp"
-	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -42,7 +43,7 @@ func (pl *plan) slot(s *slot, rolling bool) {
 		pl.move(s, why)
 		return
 	}
-	if cur.DesiredState != swarm.TaskStateRunning {
+	if cur.DesiredState == swarm.TaskStateReady {
 		pl.promote(s)
 	}
 }
@@ -57,13 +58,13 @@ func (pl *plan) settleOthers(s *slot) bool {
 		if s.current.WantsToRun() {
 			changes = append(changes, desire(s.current, swarm.TaskStateShutdown))
 		}
-		pl.group(fmt.Sprintf("slot %d goes back to the task that runs", s.number), changes...)
+		pl.group(s.String()+" goes back to the task that runs", changes...)
 		return true
 	}
 	changed := false
 	for _, t := range s.tasks {
 		if t != s.current && t != keep && t.WantsToRun() {
-			pl.group(fmt.Sprintf("slot %d has another task", s.number), desire(t, swarm.TaskStateShutdown))
+			pl.group(s.String()+" has another task", desire(t, swarm.TaskStateShutdown))
 			changed = true
 		}
 	}
@@ -104,18 +105,43 @@ func (pl *plan) lost(t *cluster.Task) string {
 		return "its node is down"
 	case n.Spec.Availability == swarm.NodeAvailabilityDrain:
 		return "its node is drained"
+	case !t.Global && !pl.meets(t.Spec.Placement, n):
+		return "its node does not meet its constraints any more"
 	}
 	return ""
+}
+
+// meets says whether the node satisfies the constraints.
+func (pl *plan) meets(p *swarm.Placement, n *cluster.Node) bool {
+	if p == nil || len(p.Constraints) == 0 {
+		return true
+	}
+	text := strings.Join(p.Constraints, "\x00")
+	parsed, ok := pl.constraints[text]
+	if !ok {
+		for _, e := range p.Constraints {
+			c, err := cluster.ParseConstraint(e)
+			if err != nil {
+				continue // control lets none of these in
+			}
+			parsed = append(parsed, c)
+		}
+		if pl.constraints == nil {
+			pl.constraints = map[string][]cluster.Constraint{}
+		}
+		pl.constraints[text] = parsed
+	}
+	return !slices.ContainsFunc(parsed, func(c cluster.Constraint) bool { return !c.Match(n) })
 }
 
 // restart replaces a task that ended, after the delay that its policy wants, or finishes the slot.
 func (pl *plan) restart(s *slot) {
 	cur := s.current
 	if !pl.mayRestart(s) {
-		pl.group(fmt.Sprintf("slot %d has finished", s.number), desire(cur, swarm.TaskStateShutdown))
+		pl.group(s.String()+" has finished", desire(cur, swarm.TaskStateShutdown))
 		return
 	}
-	t := pl.newTask(s.number)
+	t := pl.newTask(s.place)
 	if reflect.DeepEqual(cur.Spec, t.Spec) {
 		t.Attempt = cur.Attempt + 1
 	}
@@ -138,23 +164,36 @@ func (pl *plan) restart(s *slot) {
 func (pl *plan) move(s *slot, why string) {
 	cur := s.current
 	if condition(cur) == swarm.RestartPolicyConditionNone {
-		pl.group(fmt.Sprintf("slot %d has finished: %s", s.number, why), desire(cur, swarm.TaskStateShutdown))
+		pl.group(s.String()+" has finished: "+why, desire(cur, swarm.TaskStateShutdown))
 		return
 	}
-	t := pl.newTask(s.number)
+	t := pl.newTask(s.place)
 	if reflect.DeepEqual(cur.Spec, t.Spec) {
 		t.Attempt = cur.Attempt
 	}
 	if pl.stopping(cur) {
-		t.DesiredState = swarm.TaskStateReady
-		t.StartAt = pl.env.Now
-		pl.again(pl.env.Now.Add(stopTimeout))
+		pl.await(t)
 	}
 	pl.replace(s, t, why)
 }
 
+// await makes a new task wait until those before it in its slot have ended; see promote.
+func (pl *plan) await(t *cluster.Task) {
+	t.DesiredState = swarm.TaskStateReady
+	t.StartAt = pl.env.Now
+	pl.again(pl.env.Now.Add(stopTimeout))
+}
+
+// occupied says whether a task of the slot that is to stop may still run.
+func (pl *plan) occupied(s *slot) bool {
+	_, leaving := pl.leaving[s.place]
+	return leaving || slices.ContainsFunc(s.tasks, func(t *cluster.Task) bool {
+		return t.DesiredState == swarm.TaskStateShutdown && pl.stopping(t)
+	})
+}
+
 func (pl *plan) replace(s *slot, t *cluster.Task, why string) {
-	pl.group(fmt.Sprintf("slot %d: %s", s.number, why),
+	pl.group(s.String()+": "+why,
 		desire(s.current, swarm.TaskStateShutdown), store.Create(t), pl.claim(s, t))
 }
 
@@ -172,12 +211,16 @@ func (pl *plan) promote(s *slot) {
 			return
 		}
 	}
-	pl.group(fmt.Sprintf("slot %d may start", s.number), desire(cur, swarm.TaskStateRunning))
+	if at, ok := pl.leaving[s.place]; ok {
+		pl.again(at)
+		return
+	}
+	pl.group(s.String()+" may start", desire(cur, pl.goal()))
 }
 
 // stopping says whether a task that is to stop may be expected to: it runs on a node that is there.
 func (pl *plan) stopping(t *cluster.Task) bool {
-	if t.Ended() || t.NodeID == "" {
+	if t.Ended() || t.NodeID == "" || cluster.Before(t.Status.State, swarm.TaskStateAssigned) {
 		return false
 	}
 	n, ok := store.Get[*cluster.Node](pl.snap, t.NodeID)

@@ -1,9 +1,7 @@
 package service
 
 import (
-	"fmt"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -271,17 +269,13 @@ func (pl *plan) finish() {
 // in if the configuration says so.
 func (pl *plan) renew(s *slot) {
 	cur := s.current
-	t := pl.newTask(s.number)
+	t := pl.newTask(s.place)
 	if pl.runs(cur) && pl.config().Order == swarm.UpdateOrderStartFirst {
-		pl.group(fmt.Sprintf("slot %d is updated, the new task first", s.number), store.Create(t), pl.claim(s, t))
+		pl.group(s.String()+" is updated, the new task first", store.Create(t), pl.claim(s, t))
 		return
 	}
-	if slices.ContainsFunc(s.tasks, func(o *cluster.Task) bool {
-		return (o == cur || o.DesiredState == swarm.TaskStateShutdown) && pl.stopping(o)
-	}) {
-		t.DesiredState = swarm.TaskStateReady
-		t.StartAt = pl.env.Now
-		pl.again(pl.env.Now.Add(stopTimeout))
+	if pl.stopping(cur) || pl.occupied(s) {
+		pl.await(t)
 	}
 	pl.replace(s, t, "it is updated")
 }

@@ -1,0 +1,290 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/errdefs"
+	apinetwork "github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/store"
+)
+
+// IngressVNI is the VXLAN network identifier of the routing mesh: the first of Swarm's range for overlay networks.
+const IngressVNI = 4096
+
+// defaultSubnetSize is Swarm's prefix length of the subnets that it takes from its pools.
+const defaultSubnetSize = 24
+
+// NewIngress is the routing mesh's network of a new swarm.
+func NewIngress(subnet netip.Prefix) *cluster.Network {
+	n := &cluster.Network{}
+	n.ID = cluster.NewID()
+	n.Spec.Name, n.Spec.Labels, n.Spec.Ingress = "ingress", map[string]string{}, true
+	n.Spec.DriverConfiguration = &swarm.Driver{Name: "overlay"}
+	n.DriverState = swarm.Driver{Name: "overlay", Options: map[string]string{cluster.OptionVNI: strconv.Itoa(IngressVNI)}}
+	n.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: []swarm.IPAMConfig{{Subnet: subnet, Gateway: subnet.Addr().Next()}}}
+	n.Spec.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: slices.Clone(n.IPAMOptions.Configs)}
+	return n
+}
+
+// Networks lists the swarm's networks. A node that is no manager has none to list.
+func (c *Control) Networks(ctx context.Context) ([]apinetwork.Inspect, error) {
+	_, snap, err := c.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []apinetwork.Inspect
+	for n := range store.List[*cluster.Network](snap) {
+		out = append(out, inspectNetwork(n))
+	}
+	return out, nil
+}
+
+func inspectNetwork(n *cluster.Network) apinetwork.Inspect {
+	out := apinetwork.Inspect{}
+	out.Name, out.ID, out.Created = n.Spec.Name, n.ID, n.CreatedAt
+	out.Scope, out.Driver = "swarm", "overlay"
+	out.EnableIPv4, out.EnableIPv6 = true, n.Spec.IPv6Enabled
+	out.Internal, out.Attachable, out.Ingress = n.Spec.Internal, n.Spec.Attachable, n.Spec.Ingress
+	out.Options, out.Labels = maps.Clone(n.DriverState.Options), maps.Clone(n.Spec.Labels)
+	out.IPAM.Driver = "default"
+	if n.IPAMOptions != nil {
+		for _, c := range n.IPAMOptions.Configs {
+			out.IPAM.Config = append(out.IPAM.Config, apinetwork.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway})
+		}
+	}
+	return out
+}
+
+// CreateNetwork makes an overlay network of the whole swarm, with a subnet and a VXLAN identifier of its own.
+func (c *Control) CreateNetwork(ctx context.Context, r apinetwork.CreateRequest) (id string, err error) {
+	m, err := c.write()
+	if err != nil {
+		return "", err
+	}
+	if err := cluster.ValidateNetwork(r); err != nil {
+		return "", err
+	}
+	if err := cluster.UnsupportedNetwork(r); err != nil {
+		return "", err
+	}
+	n := newNetwork(r)
+	return n.ID, m.update(ctx, func(tx *store.Tx) error {
+		if _, ok := tx.NetworkByName(r.Name); ok || r.Name == "ingress" {
+			return errdefs.ErrAlreadyExists.WithMessage("network with name " + r.Name + " already exists")
+		}
+		n := n.Clone().(*cluster.Network)
+		if err := allocate(tx, n); err != nil {
+			return err
+		}
+		tx.Write(store.Create(n))
+		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindNetwork, r.Name), Owner: n.ID, OwnerName: r.Name}))
+		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimVNI(n.VNI()), Owner: n.ID, OwnerName: r.Name}))
+		return nil
+	})
+}
+
+// newNetwork is the record of a request, with nothing given out yet.
+func newNetwork(r apinetwork.CreateRequest) *cluster.Network {
+	n := &cluster.Network{}
+	n.ID = cluster.NewID()
+	n.Spec.Name, n.Spec.Labels = r.Name, maps.Clone(r.Labels)
+	if n.Spec.Labels == nil {
+		n.Spec.Labels = map[string]string{}
+	}
+	n.Spec.Internal, n.Spec.Attachable, n.Spec.Scope = r.Internal, r.Attachable, "swarm"
+	n.Spec.DriverConfiguration = &swarm.Driver{Name: "overlay", Options: maps.Clone(r.Options)}
+	n.Spec.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}}
+	if r.IPAM != nil {
+		for _, c := range r.IPAM.Config {
+			n.Spec.IPAMOptions.Configs = append(n.Spec.IPAMOptions.Configs, swarm.IPAMConfig{Subnet: c.Subnet, Range: c.IPRange, Gateway: c.Gateway})
+		}
+	}
+	return n
+}
+
+// allocate gives the network its subnet and its VXLAN identifier, and has everybody else who does so at this moment look
+// again.
+func allocate(tx *store.Tx, n *cluster.Network) error {
+	if c, ok := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimPools); ok {
+		tx.Write(store.PutSpec(c))
+	} else {
+		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimPools}))
+	}
+	var config swarm.IPAMConfig
+	if len(n.Spec.IPAMOptions.Configs) > 0 {
+		config = n.Spec.IPAMOptions.Configs[0]
+	}
+	if config.Subnet.IsValid() {
+		if o, ok := overlapping(tx.Snapshot, config.Subnet); ok {
+			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("invalid pool request: Pool overlaps with other one on this address space: %s is part of network %s", config.Subnet, o.Spec.Name))
+		}
+	} else {
+		var err error
+		if config.Subnet, err = freeSubnet(tx.Snapshot); err != nil {
+			return err
+		}
+	}
+	if !config.Gateway.IsValid() {
+		config.Gateway = config.Subnet.Addr().Next()
+	}
+	n.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}, Configs: []swarm.IPAMConfig{config}}
+	options := maps.Clone(n.Spec.DriverConfiguration.Options)
+	if options == nil {
+		options = map[string]string{}
+	}
+	if asked := options[cluster.OptionVNI]; asked == "" {
+		vni, err := freeVNI(tx.Snapshot)
+		if err != nil {
+			return err
+		}
+		options[cluster.OptionVNI] = strconv.FormatUint(uint64(vni), 10)
+	}
+	n.DriverState = swarm.Driver{Name: "overlay", Options: options}
+	if c, taken := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimVNI(n.VNI())); taken {
+		return invalid("VXLAN identifier %d is in use by network %s: choose another one or leave the option %s out", n.VNI(), c.OwnerName, cluster.OptionVNI)
+	}
+	return nil
+}
+
+// overlapping is a network of the swarm whose subnet overlaps.
+func overlapping(snap *store.Snapshot, p netip.Prefix) (*cluster.Network, bool) {
+	for n := range store.List[*cluster.Network](snap) {
+		if have, _, ok := n.Subnet(); ok && have.Overlaps(p) {
+			return n, true
+		}
+	}
+	return nil, false
+}
+
+// freeSubnet is the first subnet of the swarm's pools that overlaps no network's and has no node's address in it. A
+// pool's very first is the last to be taken: it is what most other networks in the world begin with.
+func freeSubnet(snap *store.Snapshot) (netip.Prefix, error) {
+	pools, bits := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, defaultSubnetSize
+	if s := snap.Swarm(); s != nil && len(s.DefaultAddrPool) > 0 {
+		pools = s.DefaultAddrPool
+		if s.SubnetSize != 0 {
+			bits = int(s.SubnetSize)
+		}
+	}
+	var taken []netip.Prefix
+	for n := range store.List[*cluster.Network](snap) {
+		if p, _, ok := n.Subnet(); ok {
+			taken = append(taken, p)
+		}
+	}
+	for n := range store.List[*cluster.Node](snap) {
+		if a, err := netip.ParseAddr(n.Status.Addr); err == nil && a.Is4() {
+			taken = append(taken, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	for _, pool := range pools {
+		if !pool.Addr().Is4() || pool.Bits() > bits {
+			continue
+		}
+		count := uint64(1) << (bits - pool.Bits())
+		for i := range count {
+			p := nth(pool, bits, (i+1)%count)
+			if !slices.ContainsFunc(taken, p.Overlaps) {
+				return p, nil
+			}
+		}
+	}
+	return netip.Prefix{}, errdefs.ErrResourceExhausted.WithMessage("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network: remove networks, or give this one a subnet")
+}
+
+// nth is the i-th subnet of so many bits in a pool.
+func nth(pool netip.Prefix, bits int, i uint64) netip.Prefix {
+	a := pool.Masked().Addr().As4()
+	v := uint64(a[0])<<24 | uint64(a[1])<<16 | uint64(a[2])<<8 | uint64(a[3])
+	v += i << (32 - bits)
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), bits)
+}
+
+func freeVNI(snap *store.Snapshot) (uint32, error) {
+	for vni := uint32(IngressVNI + 1); vni <= cluster.MaxVNI; vni++ {
+		if _, taken := store.Get[*cluster.Claim](snap, cluster.ClaimVNI(vni)); !taken {
+			return vni, nil
+		}
+	}
+	return 0, errors.New("every VXLAN identifier is in use")
+}
+
+// RemoveNetwork removes a network that no service and no task uses.
+func (c *Control) RemoveNetwork(ctx context.Context, ref string) error {
+	m, err := c.write()
+	if err != nil {
+		return err
+	}
+	return m.update(ctx, func(tx *store.Tx) error {
+		n, err := find(tx.Snapshot, "network", ref, networkName)
+		if err != nil {
+			return err
+		}
+		if n.Spec.Ingress {
+			return errdefs.ErrNotImplemented.WithMessage("removing the routing mesh's network is not implemented by Shoal yet")
+		}
+		for s := range store.List[*cluster.Service](tx.Snapshot) {
+			if slices.Contains(cluster.Targets(&s.Spec.TaskTemplate), n.ID) {
+				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s is in use by service %s", n.ID, s.ID))
+			}
+		}
+		for t := range store.List[*cluster.Task](tx.Snapshot) {
+			if !t.Ended() && t.Address(n.ID).IsValid() {
+				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s is in use by task %s", n.ID, t.ID))
+			}
+		}
+		tx.Write(store.Delete(n))
+		for _, id := range []string{cluster.ClaimName(cluster.KindNetwork, n.Spec.Name), cluster.ClaimVNI(n.VNI())} {
+			if cl, ok := store.Get[*cluster.Claim](tx.Snapshot, id); ok && cl.Owner == n.ID {
+				tx.Write(store.Delete(cl))
+			}
+		}
+		if cl, ok := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimPools); ok {
+			tx.Write(store.PutSpec(cl))
+		}
+		return nil
+	})
+}
+
+func networkName(n *cluster.Network) string { return n.Spec.Name }
+
+// resolveNetworks replaces the names of networks by their IDs, and refuses those that a service cannot be on. A network
+// that is removed at the same moment is what the service's tasks then say they wait for.
+func resolveNetworks(snap *store.Snapshot, spec *swarm.ServiceSpec) error {
+	if len(spec.TaskTemplate.Networks) == 0 {
+		return nil
+	}
+	list := slices.Clone(spec.TaskTemplate.Networks)
+	seen := map[string]bool{}
+	for i, a := range list {
+		if a.Target == cluster.HostNetwork {
+			if len(list) > 1 {
+				return invalid("a service on the host's own network cannot be on others as well")
+			}
+			continue
+		}
+		n, err := find(snap, "network", a.Target, networkName)
+		if err != nil {
+			return err
+		}
+		if n.Spec.Ingress {
+			return invalid("Service cannot be explicitly attached to the ingress network %q", n.ID)
+		}
+		if seen[n.ID] {
+			return invalid("network %s is named twice", n.Spec.Name)
+		}
+		seen[n.ID] = true
+		list[i].Target = n.ID
+	}
+	spec.TaskTemplate.Networks = list
+	return nil
+}

@@ -1,0 +1,182 @@
+package control_test
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	apinetwork "github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/store"
+)
+
+func overlayRequest(name string, change ...func(*apinetwork.CreateRequest)) apinetwork.CreateRequest {
+	r := apinetwork.CreateRequest{Name: name, Driver: "overlay"}
+	for _, f := range change {
+		f(&r)
+	}
+	return r
+}
+
+func subnet(prefix string) func(*apinetwork.CreateRequest) {
+	return func(r *apinetwork.CreateRequest) {
+		r.IPAM = &apinetwork.IPAM{Config: []apinetwork.IPAMConfig{{Subnet: netip.MustParsePrefix(prefix)}}}
+	}
+}
+
+func option(k, v string) func(*apinetwork.CreateRequest) {
+	return func(r *apinetwork.CreateRequest) { r.Options = map[string]string{k: v} }
+}
+
+func record(t *testing.T, s *store.Store, name string) *cluster.Network {
+	t.Helper()
+	n, ok := s.Snapshot().NetworkByName(name)
+	if !ok {
+		t.Fatalf("no network %s", name)
+	}
+	return n
+}
+
+func TestNetworksGetSubnetsAndIdentifiersOfTheirOwn(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	for _, r := range []apinetwork.CreateRequest{
+		overlayRequest("a"), overlayRequest("mine", subnet("10.0.2.0/23")), overlayRequest("b"), overlayRequest("c"),
+		overlayRequest("vni", option(cluster.OptionVNI, "5000")),
+	} {
+		if _, err := c.CreateNetwork(t.Context(), r); err != nil {
+			t.Fatalf("%s: %v", r.Name, err)
+		}
+	}
+	want := map[string]string{"a": "10.0.1.0/24 4097", "mine": "10.0.2.0/23 4098", "b": "10.0.4.0/24 4099", "c": "10.0.5.0/24 4100", "vni": "10.0.6.0/24 5000"}
+	for name, w := range want {
+		n := record(t, s, name)
+		p, gw, _ := n.Subnet()
+		if got := p.String() + " " + n.DriverState.Options[cluster.OptionVNI]; got != w || gw != p.Addr().Next() {
+			t.Errorf("%s has %s and gateway %s, want %s", name, got, gw, w)
+		}
+	}
+	list, err := c.Networks(t.Context())
+	if err != nil || len(list) != len(want) {
+		t.Fatalf("%d networks, %v", len(list), err)
+	}
+	// What a network had is free again after it.
+	if err := c.RemoveNetwork(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CreateNetwork(t.Context(), overlayRequest("again")); err != nil {
+		t.Fatal(err)
+	}
+	if p, _, _ := record(t, s, "again").Subnet(); p.String() != "10.0.1.0/24" || record(t, s, "again").VNI() != 4097 {
+		t.Errorf("%v %d", p, record(t, s, "again").VNI())
+	}
+}
+
+func TestANetworkHasNoNodeInIt(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	n := store.List[*cluster.Node](s.Snapshot())
+	for node := range n {
+		k := node.Clone().(*cluster.Node)
+		k.Status.Addr = "10.0.1.77"
+		if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutState(k)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.CreateNetwork(t.Context(), overlayRequest("a")); err != nil {
+		t.Fatal(err)
+	}
+	if p, _, _ := record(t, s, "a").Subnet(); p.String() != "10.0.2.0/24" {
+		t.Errorf("subnet %s has the node's own address", p)
+	}
+}
+
+func TestRefusedNetworks(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	if _, err := c.CreateNetwork(t.Context(), overlayRequest("a")); err != nil {
+		t.Fatal(err)
+	}
+	sp := spec("web", 1)
+	sp.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "a", Aliases: []string{"www"}}}
+	web := mustCreate(t, c, sp)
+	if svc, _ := c.Service(t.Context(), "web", false); svc.Spec.TaskTemplate.Networks[0].Target != record(t, s, "a").ID {
+		t.Errorf("the network's name was kept: %+v", svc.Spec.TaskTemplate.Networks)
+	}
+	id := record(t, s, "a").ID
+	create := func(r apinetwork.CreateRequest) error { _, err := c.CreateNetwork(t.Context(), r); return err }
+	service := func(targets ...string) error {
+		sp := spec("api", 1)
+		for _, n := range targets {
+			sp.TaskTemplate.Networks = append(sp.TaskTemplate.Networks, swarm.NetworkAttachmentConfig{Target: n})
+		}
+		_, err := c.CreateService(t.Context(), sp, "", false)
+		return err
+	}
+	ingress := control.NewIngress(netip.MustParsePrefix("10.255.0.0/16"))
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(ingress)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	before := s.Index()
+	for name, tc := range map[string]struct {
+		err  error
+		is   func(error) bool
+		text string
+	}{
+		"no name":          {create(overlayRequest("")), errdefs.IsInvalidArgument, "name is empty"},
+		"bad name":         {create(overlayRequest("a b")), errdefs.IsInvalidArgument, `"a b"`},
+		"taken name":       {create(overlayRequest("a")), errdefs.IsAlreadyExists, "network with name a already exists"},
+		"ingress":          {create(overlayRequest("ingress")), errdefs.IsAlreadyExists, "network with name ingress already exists"},
+		"driver":           {create(apinetwork.CreateRequest{Name: "x", Driver: "macvlan"}), errdefs.IsNotImplemented, "Driver"},
+		"unmasked subnet":  {create(overlayRequest("x", subnet("10.1.0.1/24"))), errdefs.IsInvalidArgument, "invalid subnet 10.1.0.1/24: it should be 10.1.0.0/24"},
+		"overlap":          {create(overlayRequest("x", subnet("10.0.0.0/16"))), errdefs.IsPermissionDenied, "Pool overlaps with other one on this address space: 10.0.0.0/16 is part of network a"},
+		"overlaps ingress": {create(overlayRequest("x", subnet("10.255.3.0/24"))), errdefs.IsPermissionDenied, "network ingress"},
+		"IPv6":             {create(overlayRequest("x", subnet("fd00::/64"))), errdefs.IsNotImplemented, "IPv6"},
+		"gateway outside": {create(overlayRequest("x", subnet("10.1.0.0/24"), func(r *apinetwork.CreateRequest) { r.IPAM.Config[0].Gateway = netip.MustParseAddr("10.2.0.1") })),
+			errdefs.IsInvalidArgument, "invalid gateway 10.2.0.1: parent subnet 10.1.0.0/24 doesn't contain this address"},
+		"encrypted":          {create(overlayRequest("x", option(cluster.OptionEncrypted, ""))), errdefs.IsNotImplemented, "encrypted"},
+		"MTU":                {create(overlayRequest("x", option(cluster.OptionMTU, "12"))), errdefs.IsInvalidArgument, `"12"`},
+		"identifier":         {create(overlayRequest("x", option(cluster.OptionVNI, "16777216"))), errdefs.IsInvalidArgument, "16777216"},
+		"taken identifier":   {create(overlayRequest("x", option(cluster.OptionVNI, "4097"))), errdefs.IsInvalidArgument, "in use by network a"},
+		"in use":             {c.RemoveNetwork(t.Context(), "a"), errdefs.IsFailedPrecondition, "network " + id + " is in use by service " + web},
+		"not there":          {c.RemoveNetwork(t.Context(), "nope"), errdefs.IsNotFound, "network nope not found"},
+		"service on none":    {service("nope"), errdefs.IsNotFound, "network nope not found"},
+		"service on ingress": {service("ingress"), errdefs.IsInvalidArgument, "Service cannot be explicitly attached to the ingress network"},
+		"service twice":      {service("a", id), errdefs.IsInvalidArgument, "network a is named twice"},
+		"service host and a": {service("host", "a"), errdefs.IsInvalidArgument, "host's own network"},
+	} {
+		if tc.err == nil || !tc.is(tc.err) || !strings.Contains(tc.err.Error(), tc.text) {
+			t.Errorf("%s: %v, want %q", name, tc.err, tc.text)
+		}
+	}
+	if s.Index() != before {
+		t.Errorf("a refusal changed something")
+	}
+	// A service that is gone leaves its network removable once its tasks have ended.
+	if err := c.RemoveService(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+	task := &cluster.Task{}
+	task.ID, task.NodeID, task.Status.State = "t", "node1id", swarm.TaskStateRunning
+	task.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: id}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/24")}}}
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(task)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemoveNetwork(t.Context(), "a"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "in use by task t") {
+		t.Error(err)
+	}
+	have, _ := store.Get[*cluster.Task](s.Snapshot(), "t")
+	done := have.Clone().(*cluster.Task)
+	done.Status.State = swarm.TaskStateShutdown
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutState(done)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemoveNetwork(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if slices.ContainsFunc(slices.Collect(store.List[*cluster.Claim](s.Snapshot())), func(c *cluster.Claim) bool { return c.Owner == id }) {
+		t.Error("a claim of the removed network is left")
+	}
+}
