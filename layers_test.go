@@ -33,7 +33,8 @@ var layers = []struct {
 	{"internal/pki", []string{"internal/cluster"}},
 	{"internal/link", []string{"internal/pki"}},
 	{"internal/template", []string{"internal/cluster"}},
-	{"internal/control", []string{"internal/cluster", "internal/store", "internal/pki", "internal/template"}},
+	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
+	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
 	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},

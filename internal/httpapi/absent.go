@@ -32,8 +32,6 @@ POST   /plugins/{name*}/set             configuring a plugin
 DELETE /plugins/{name*}                 removing a plugin
 GET    /swarm/unlockkey                 locking managers
 POST   /swarm/unlock                    locking managers
-GET    /services/{id}/logs              the logs of a service
-GET    /tasks/{id}/logs                 the logs of a task
 `
 
 func absentRoutes() []route {

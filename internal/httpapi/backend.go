@@ -129,6 +129,20 @@ type Configs interface {
 	RemoveConfig(ctx context.Context, idOrName string) error
 }
 
+// TaskLogs serves the logs of services and tasks.
+type TaskLogs interface {
+	// TaskLogs calls each for every line that the tasks' containers wrote, on whatever nodes, by their times; before it
+	// calls open, once, with whether the containers have terminals. With Follow it goes on until ctx, the service or the
+	// task ends. An error of each ends it and is returned.
+	TaskLogs(ctx context.Context, of LogsOf, o engine.LogOptions, open func(tty bool), each func(TaskLine) error) error
+}
+
+// LogsOf names whose logs are asked for.
+type LogsOf = control.LogsOf
+
+// TaskLine is a line of a task's container.
+type TaskLine = control.TaskLine
+
 // Networks serves /networks: the host's own and on a manager also the swarm's. Unlike [Control] it works on every node.
 // Package engine has the contract of what changes the host's.
 type Networks interface {

@@ -16,7 +16,7 @@ import (
 
 func handler(e *apitest.Engine, s *apitest.Swarm) http.Handler {
 	return httpapi.New(httpapi.Config{
-		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})
 }
 
@@ -213,6 +213,8 @@ func TestOutsideASwarm(t *testing.T) {
 			{"POST", "/services/create", `{"Name":"a"}`},
 			{"POST", "/services/a/update?version=1", `{}`},
 			{"GET", "/tasks"},
+			{"GET", "/services/a/logs?stdout=1"},
+			{"GET", "/tasks/a/logs?stdout=1"},
 			{"GET", "/secrets"},
 			{"GET", "/secrets/a"},
 			{"DELETE", "/secrets/a"},

@@ -47,6 +47,7 @@ type Config struct {
 	Host       Host
 	Swarm      Swarm
 	Control    Control
+	TaskLogs   TaskLogs
 	Networks   Networks
 	Log        *slog.Logger // nil discards
 	Version    string       // of Shoal, such as "0.1.0"

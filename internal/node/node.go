@@ -25,6 +25,7 @@ import (
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
+	"shoal.dev/shoal/internal/tasklog"
 )
 
 // Node is a running daemon.
@@ -111,7 +112,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
-		Networks: networks{n}, Log: n.log,
+		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
 	})
 	return nil
 }

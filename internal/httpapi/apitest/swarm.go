@@ -221,5 +221,12 @@ func taskOf(s swarm.Service) swarm.Task {
 }
 
 func (f *Swarm) Task(_ context.Context, id string) (*swarm.Task, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.ByName {
+		if t := taskOf(s); t.ID == id {
+			return &t, nil
+		}
+	}
 	return nil, errdefs.ErrNotFound.WithMessage("task " + id + " not found")
 }
