@@ -25,6 +25,7 @@ type Engine interface {
 	Execs
 	Attachments
 	Archives
+	Committer
 	Healths
 	Images
 	Volumes

@@ -10,7 +10,6 @@ GET    /containers/{name*}/attach/ws    attaching to a container by websocket
 POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
-POST   /commit                          making an image from a container
 POST   /build                           building an image
 POST   /build/prune                     removing the build cache
 POST   /build/cancel                    stopping a build

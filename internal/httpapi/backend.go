@@ -26,6 +26,7 @@ type Containers interface {
 	engine.Execs
 	engine.Attachments
 	engine.Archives
+	engine.Committer
 }
 
 // Images serves /images, /distribution and /auth. Package engine has the contract.

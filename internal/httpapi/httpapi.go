@@ -78,6 +78,7 @@ func (a *api) routes() []route {
 	all = append(all, a.execRoutes()...)
 	all = append(all, a.attachRoutes()...)
 	all = append(all, a.archiveRoutes()...)
+	all = append(all, a.commitRoutes()...)
 	all = append(all, a.imageRoutes()...)
 	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)

@@ -266,15 +266,15 @@ func (e *Engine) Import(ctx context.Context, r io.Reader, o engine.ImportOptions
 		return "", ledger.Errorf(errdefs.ErrInvalidArgument, "invalid archive: %s", err)
 	}
 	defer tar.Close()
-	layer, diffID, err := e.writeLayer(ctx, tar)
+	layer, diffID, err := e.writeLayer(ctx, func(w io.Writer) error { _, err := io.Copy(w, tar); return err })
 	if err != nil {
 		return "", importError(ctx, err)
 	}
 	at := now()
-	target, err := e.makeImage(ctx, newImage{name: name, layers: []ocispec.Descriptor{layer}, image: dockerspec.DockerOCIImage{
+	target, err := e.makeImage(ctx, newImage{name: name, action: "tag", layers: []ocispec.Descriptor{layer}, image: dockerspec.DockerOCIImage{
 		Image: ocispec.Image{Created: at, Platform: platform, RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
 			History: []ocispec.History{{Created: at, Comment: o.Message}}},
-		Config: imageConfig(config),
+		Config: ledger.ImageConfig(config),
 	}})
 	if err != nil {
 		return "", importError(ctx, err)

@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
-	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,10 +26,11 @@ type newImage struct {
 	image  dockerspec.DockerOCIImage // with the DiffIDs of layers
 	layers []ocispec.Descriptor
 	name   string // canonical; "" for none
+	action string // the event of the naming; "" for none
 }
 
-// writeLayer stores an uncompressed tar stream as a layer. ctx must have a lease, which keeps it from the collector.
-func (e *Engine) writeLayer(ctx context.Context, tar io.Reader) (d ocispec.Descriptor, diffID digest.Digest, err error) {
+// writeLayer stores the uncompressed tar stream that fill writes as a layer. ctx must have a lease, which keeps it from the collector.
+func (e *Engine) writeLayer(ctx context.Context, fill func(io.Writer) error) (d ocispec.Descriptor, diffID digest.Digest, err error) {
 	w, err := content.OpenWriter(ctx, e.client.ContentStore(), content.WithRef("shoal-layer-"+ledger.NewID()))
 	if err != nil {
 		return d, "", err
@@ -41,7 +41,7 @@ func (e *Engine) writeLayer(ctx context.Context, tar io.Reader) (d ocispec.Descr
 	if err != nil {
 		return d, "", err
 	}
-	if _, err := io.Copy(io.MultiWriter(z, plain.Hash()), tar); err != nil {
+	if err := fill(io.MultiWriter(z, plain.Hash())); err != nil {
 		return d, "", err
 	}
 	if err := z.Close(); err != nil {
@@ -87,7 +87,7 @@ func (e *Engine) makeImage(ctx context.Context, n newImage) (ocispec.Descriptor,
 	}
 	e.using.mu.Lock()
 	defer e.using.mu.Unlock()
-	return target, e.name(ctx, name, target, "tag")
+	return target, e.name(ctx, name, target, n.action)
 }
 
 func (e *Engine) writeJSON(ctx context.Context, mediaType string, v any, refs map[string]string) (ocispec.Descriptor, error) {
@@ -97,22 +97,6 @@ func (e *Engine) writeJSON(ctx context.Context, mediaType string, v any, refs ma
 	}
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 	return d, content.WriteBlob(ctx, e.client.ContentStore(), "shoal-"+d.Digest.String(), bytes.NewReader(b), d, content.WithLabels(refs))
-}
-
-// imageConfig is a configuration of containers in the form that images have.
-func imageConfig(c *container.Config) dockerspec.DockerOCIImageConfig {
-	out := dockerspec.DockerOCIImageConfig{
-		ImageConfig: ocispec.ImageConfig{User: c.User, Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Volumes: c.Volumes,
-			WorkingDir: c.WorkingDir, Labels: c.Labels, StopSignal: c.StopSignal},
-		DockerOCIImageConfigExt: dockerspec.DockerOCIImageConfigExt{Healthcheck: c.Healthcheck, OnBuild: c.OnBuild, Shell: c.Shell},
-	}
-	for p := range c.ExposedPorts {
-		if out.ExposedPorts == nil {
-			out.ExposedPorts = map[string]struct{}{}
-		}
-		out.ExposedPorts[p.String()] = struct{}{}
-	}
-	return out
 }
 
 // now is the time of an image that is made here; configurations hold no monotonic clock.

@@ -88,6 +88,8 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"AttachRemoved", attachRemoved},
 		{"Archives", archives},
 		{"ArchivesBadInput", archivesBadInput},
+		{"Commit", commit},
+		{"CommitBadInput", commitBadInput},
 		{"Healthy", healthy},
 		{"Unhealthy", unhealthy},
 		{"HealthProbeHangs", probeHangs},

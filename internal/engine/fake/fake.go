@@ -156,7 +156,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err != nil {
 		return "", nil, err
 	}
-	cfg, err := ledger.Merged(s.Config, &container.Config{Cmd: []string{"sleep"}})
+	cfg, err := ledger.Merged(s.Config, e.imageConfig(image))
 	if err != nil {
 		return "", nil, err
 	}

@@ -198,7 +198,11 @@ func (e *Engine) InspectImage(_ context.Context, ref string, want *ocispec.Platf
 	p := e.picture(id)
 	r := &image.InspectResponse{ID: id, Os: platform.OS, Architecture: platform.Architecture, Size: imageSize, Comment: p.comment,
 		Config: &dockerspec.DockerOCIImageConfig{}, Created: p.created.Format(time.RFC3339)}
-	r.Config.Labels, r.Config.Env, r.Config.Cmd, r.Config.Entrypoint, r.Config.User = p.config.Labels, p.config.Env, p.config.Cmd, p.config.Entrypoint, p.config.User
+	*r.Config = ledger.ImageConfig(&p.config)
+	r.RootFS = image.RootFS{Type: "layers", Layers: e.layersOf(id)}
+	if m := e.made[id]; m != nil {
+		r.Author = m.author
+	}
 	r.RepoTags, r.RepoDigests = ledger.ImageTags(id, e.names(id))
 	m := image.ManifestSummary{ID: id, Available: true, Kind: image.ManifestKindImage, ImageData: &image.ImageProperties{Platform: platform, Containers: []string{}}}
 	r.Manifests = []image.ManifestSummary{m}

@@ -46,6 +46,8 @@ type Engine struct {
 	Purged   []string // what was removed with its volumes
 	Files    Files
 
+	Committed engine.CommitOptions // of the last Commit
+
 	frozen  map[string]bool // by ID
 	samples int
 }
