@@ -31,6 +31,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sync/errgroup"
 
 	"shoal.dev/shoal/internal/engine"
@@ -65,6 +66,8 @@ type Config struct {
 	// CertsDirs are folders with a folder HOST[:PORT] for each registry that has authorities or a client certificate of
 	// its own, in Docker's form.
 	CertsDirs []string
+	// LogDriver and LogOpts are those of containers that name none; "" is json-file.
+	LogDriver string
 	LogOpts   map[string]string
 	Log       *slog.Logger
 }
@@ -92,6 +95,9 @@ func (c *Config) Validate() error {
 	if c.SystemdCgroup != strings.HasSuffix(c.CgroupParent, ".slice") {
 		return fmt.Errorf("engine: CgroupParent %q: a slice belongs to systemd's cgroup driver, a path to the other", c.CgroupParent)
 	}
+	if err := checkLog(container.LogConfig{Type: c.LogDriver, Config: c.LogOpts}); err != nil {
+		return fmt.Errorf("failed to set log opts: %w", err)
+	}
 	_, err := newRegistries(c)
 	return err
 }
@@ -118,12 +124,16 @@ type Engine struct {
 	pruning    sync.Mutex
 	registries *registries
 	host       host
-	pulls      keyedLock
-	execs      ledger.Execs
-	waiting    waiting
-	probes     probes
-	life       context.Context // ends with Run: what outlives the call that began it ends then
-	endLife    context.CancelFunc
+	rro        struct { // whether read-only mounts can be so to the bottom; asked once
+		once sync.Once
+		err  error
+	}
+	pulls   keyedLock
+	execs   ledger.Execs
+	waiting waiting
+	probes  probes
+	life    context.Context // ends with Run: what outlives the call that began it ends then
+	endLife context.CancelFunc
 }
 
 var _ engine.Engine = (*Engine)(nil)

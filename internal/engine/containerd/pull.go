@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -142,6 +143,7 @@ func (e *Engine) fetch(ctx context.Context, name reference.Named, target ocispec
 			break
 		}
 		if attempt == pullAttempts || !isCut(err) || ctx.Err() != nil {
+			e.dropRefused(ctx, err)
 			return err
 		}
 		e.cfg.Log.Info("a pull was cut off and goes on", "image", name.String(), "error", err)
@@ -178,6 +180,26 @@ func (e *Engine) fetchOnce(ctx context.Context, name reference.Named, target oci
 // isCut says whether a transfer failed in a way that another try may mend.
 func isCut(err error) bool {
 	return !errors.Is(err, errStalled) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
+}
+
+// dropRefused removes what was fetched and is not what its digest says. The next pull would go on behind it otherwise,
+// and never come to another end; what a pull that was merely cut off has fetched stays for it.
+func (e *Engine) dropRefused(ctx context.Context, refused error) {
+	const words = "failed commit on ref " // containerd's, with the name of what was fetched in quotes
+	_, rest, ok := strings.Cut(refused.Error(), words)
+	if !ok {
+		return
+	}
+	ref, err := strconv.QuotedPrefix(rest)
+	if err == nil {
+		ref, err = strconv.Unquote(ref)
+	}
+	if err == nil {
+		err = e.client.ContentStore().Abort(context.WithoutCancel(ctx), ref)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		e.cfg.Log.Warn("cannot drop what a registry sent", "error", err)
+	}
 }
 
 // pinned resolves every name to what it was resolved to before: a tag that moves during a pull moves after it. The image
