@@ -186,6 +186,61 @@ func TestGlobalTasks(t *testing.T) {
 	}
 }
 
+func TestGenericResources(t *testing.T) {
+	s := plantest.New(t)
+	have := func(terms ...string) func(*cluster.Node) {
+		return func(n *cluster.Node) {
+			var err error
+			if n.Description.Resources.GenericResources, err = cluster.ParseGenericResources(terms); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.Node("a", have("ssd=2"))
+	s.Node("b", have("gpu=U2", "gpu=U1"))
+	s.Node("c")
+	want := func(kind string, n int64) func(*cluster.Task) {
+		return func(t *cluster.Task) {
+			t.Spec.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{GenericResources: []swarm.GenericResource{
+				{DiscreteResourceSpec: &swarm.DiscreteGenericResource{Kind: kind, Value: n}},
+			}}}
+		}
+	}
+	var p placement.Planner
+	ssd, gpu, other := task(s, "web", want("ssd", 1)), task(s, "api", want("gpu", 1)), task(s, "api", want("gpu", 1))
+	s.Settle(p)
+	full, none := task(s, "web", want("ssd", 2)), task(s, "web", want("tpu", 1))
+	third := task(s, "api", want("gpu", 1))
+	s.Settle(p)
+	show := func(k *cluster.Task) string {
+		k = plantest.Get[*cluster.Task](s, k.ID)
+		out := k.NodeID + k.Status.Err
+		for _, r := range k.GenericResources {
+			if r.NamedResourceSpec != nil {
+				out += " " + r.NamedResourceSpec.Value
+			} else {
+				out += fmt.Sprint(" ", r.DiscreteResourceSpec.Value)
+			}
+		}
+		return out
+	}
+	nowhere := "no suitable node (insufficient resources on 3 nodes)"
+	for i, c := range []struct {
+		task *cluster.Task
+		want string
+	}{{ssd, "a 1"}, {gpu, "b U1"}, {other, "b U2"}, {full, nowhere}, {none, nowhere}, {third, nowhere}} {
+		if got := show(c.task); got != c.want {
+			t.Errorf("task %d: %q, want %q", i, got, c.want)
+		}
+	}
+	// What a task leaves, the next one gets.
+	plantest.Change(s, gpu.ID, func(t *cluster.Task) { t.Status.State = swarm.TaskStateComplete })
+	s.Settle(p)
+	if got := show(third); got != "b U1" {
+		t.Error(got)
+	}
+}
+
 func TestSpreadOverLabels(t *testing.T) {
 	s := plantest.New(t)
 	for i, z := range []string{"a", "a", "a", "b"} {
