@@ -78,7 +78,9 @@ func local(names *Names, asker *Asker, q *dns.Msg) *dns.Msg {
 			return nil
 		}
 		if name == "" {
-			return fail(q, dns.RcodeNameError)
+			r := fail(q, dns.RcodeNameError)
+			r.Authoritative = true
+			return r
 		}
 		r := reply(q)
 		r.Answer = []dns.RR{&dns.PTR{Hdr: header(question.Name, dns.TypePTR), Ptr: dns.Fqdn(name)}}
@@ -114,9 +116,10 @@ func header(name string, kind uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: kind, Class: dns.ClassINET, Ttl: ttl}
 }
 
+// reply begins an answer from the table, which nobody knows better.
 func reply(q *dns.Msg) *dns.Msg {
 	r := new(dns.Msg).SetReply(q)
-	r.RecursionAvailable = true
+	r.Authoritative, r.RecursionAvailable = true, true
 	return r
 }
 
