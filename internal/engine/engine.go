@@ -112,8 +112,8 @@ type Spec struct {
 	// network's name or ID.
 	Networks map[string]*network.EndpointSettings
 	// Files are placed in the container, read-only and in memory: none of them is ever on a disk of the host. They go
-	// with the container's first end, so a container with files starts once, and survive the daemon until then. Their
-	// targets are Conflict-free among each other.
+	// with the container's first end, or with a start that fails with another class than Unavailable, so a container
+	// with files starts once; until then they survive the daemon. No two have one target.
 	Files []File
 }
 

@@ -80,6 +80,9 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 		}
 		e.ledger.Put(&f)
 		e.dismissWaiting(c.ID)
+		if !errdefs.IsUnavailable(err) { // it is not tried again
+			e.dropFiles(c)
+		}
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})

@@ -2,6 +2,7 @@ package placement_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -261,6 +262,34 @@ func TestSpreadOverLabels(t *testing.T) {
 	}
 	if inB != 4 {
 		t.Errorf("%d of 8 tasks in zone b, not 4", inB)
+	}
+}
+
+// A later preference spreads within the groups of those before it.
+func TestNestedSpread(t *testing.T) {
+	s := plantest.New(t)
+	for _, n := range []struct{ id, zone, rack string }{{"n1", "a", "1"}, {"n2", "a", "1"}, {"n3", "a", "2"}, {"n4", "b", "1"}, {"n5", "", ""}} {
+		s.Node(n.id, func(k *cluster.Node) {
+			k.Spec.Labels = map[string]string{"zone": n.zone}
+			k.Description.Engine.Labels = map[string]string{"rack": n.rack}
+		})
+	}
+	per := map[string]int{}
+	var ts []*cluster.Task
+	for range 12 {
+		ts = append(ts, task(s, "web", func(t *cluster.Task) {
+			for _, d := range []string{"node.labels.zone", "engine.labels.rack"} {
+				t.Spec.Placement.Preferences = append(t.Spec.Placement.Preferences, swarm.PlacementPreference{Spread: &swarm.SpreadOver{SpreadDescriptor: d}})
+			}
+		}))
+	}
+	s.Settle(placement.Planner{})
+	for _, k := range ts {
+		per[where(s, k)]++
+	}
+	// Four a zone, of which a node without the label is one; in zone a two a rack; in rack 1 of zone a one a node.
+	if want := map[string]int{"n1": 1, "n2": 1, "n3": 2, "n4": 4, "n5": 4}; !maps.Equal(per, want) {
+		t.Errorf("%v, want %v", per, want)
 	}
 }
 
