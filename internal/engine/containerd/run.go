@@ -205,7 +205,7 @@ func (e *Engine) rootfs(ctx context.Context, c *ledger.Container) ([]mount.Mount
 	if !errdefs.IsNotFound(err) {
 		return m, err
 	}
-	img, info, err := e.findImage(ctx, c.ImageID)
+	img, info, err := e.imageOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}
