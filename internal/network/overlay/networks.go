@@ -46,6 +46,11 @@ func (k *Kernel) CreateNetwork(ctx context.Context, r apinetwork.CreateRequest) 
 	if k.want != nil && k.want.Ingress != nil {
 		taken.Swarm = append(taken.Swarm, k.want.Ingress.Subnet)
 	}
+	if k.want != nil {
+		for _, o := range k.want.Overlays {
+			taken.Swarm = append(taken.Swarm, o.Subnet)
+		}
+	}
 	n, err := k.boxes.makeNetwork(r, taken, func(n local.Network) error {
 		if _, err := k.nl.LinkByName(n.BridgeName()); err == nil {
 			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("cannot create network %s (%s): the host has an interface of that name", n.ID, n.BridgeName()))
