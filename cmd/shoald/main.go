@@ -67,6 +67,7 @@ func run(args []string) error {
 		fs.StringVar(&cfg.Pidfile, "pidfile", cfg.Pidfile, "`file` for the daemon's process ID")
 		fs.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
 		fs.Var(&list{values: &cfg.Labels}, "label", "engine label `KEY=VALUE` (repeatable)")
+		fs.Var(&list{values: &cfg.GenericResources}, "node-generic-resource", "what the node has for tasks to reserve, `KIND=NUMBER` or KIND=NAME (repeatable)")
 		fs.Var(&list{values: &cfg.InsecureRegistries}, "insecure-registry", "`HOST[:PORT]` of a registry without TLS (repeatable)")
 		fs.Var(&list{values: &cfg.RegistryMirrors}, "registry-mirror", "`URL` of a mirror of docker.io (repeatable)")
 		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` or systemd slice in which those of containers are made (default shoal.slice with systemd, else /shoal)")

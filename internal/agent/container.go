@@ -3,7 +3,7 @@ package agent
 import (
 	"fmt"
 	"math"
-	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +59,7 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 			User:        c.User,
 			Tty:         c.TTY,
 			OpenStdin:   c.OpenStdin,
-			Env:         c.Env,
+			Env:         append(slices.Clone(c.Env), genericEnv(t.GenericResources)...),
 			Entrypoint:  c.Command,
 			Cmd:         c.Args,
 			Healthcheck: c.Healthcheck,
@@ -72,16 +72,6 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 		HostConfig: host,
 		Ingress:    meshAddr(t),
 	}, nil
-}
-
-// meshAddr is the task's address on the routing mesh, the only network that a task can be on yet.
-func meshAddr(t *cluster.Task) netip.Addr {
-	for _, a := range t.NetworksAttachments {
-		if len(a.Addresses) > 0 {
-			return a.Addresses[0].Addr()
-		}
-	}
-	return netip.Addr{}
 }
 
 func labels(t *cluster.Task, user map[string]string, nodeID string) map[string]string {

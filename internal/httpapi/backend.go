@@ -29,7 +29,7 @@ type Containers interface {
 	engine.Committer
 }
 
-// Images serves /images and /distribution. Package engine has the contract.
+// Images serves /images, /distribution and /auth. Package engine has the contract.
 type Images interface {
 	engine.Images
 }
@@ -37,6 +37,11 @@ type Images interface {
 // Volumes serves /volumes. Package engine has the contract.
 type Volumes interface {
 	engine.Volumes
+}
+
+// Disk serves /system/df. Package engine has the contract.
+type Disk interface {
+	engine.Disk
 }
 
 // Events serves /events. Package engine has the contract.
@@ -149,6 +154,9 @@ type Networks interface {
 	CreateNetwork(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error)
 	RemoveNetwork(ctx context.Context, idOrName string) error
 	PruneNetworks(ctx context.Context, filters map[string][]string) (*network.PruneReport, error)
+	// Attachable says why a container that a user makes cannot be on a network; nil if it can, or if there is no such
+	// network.
+	Attachable(ctx context.Context, idOrName string) error
 	Connect(ctx context.Context, idOrName, container string, s *network.EndpointSettings) error
 	Disconnect(ctx context.Context, idOrName, container string, force bool) error
 }

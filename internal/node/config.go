@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"shoal.dev/shoal/internal/cluster"
 )
 
 // Config is what a daemon is started with: daemon.json's keys are Docker's where Docker has the key. The swarm's own
@@ -27,6 +29,8 @@ type Config struct {
 	LogLevel string `json:"log-level"`
 	// Labels are the engine's, as key=value.
 	Labels []string `json:"labels"`
+	// GenericResources are what the node has for tasks to reserve, as KIND=NUMBER or KIND=NAME.
+	GenericResources []string `json:"node-generic-resources"`
 	// InsecureRegistries are host[:port] of registries that are spoken to without TLS.
 	InsecureRegistries []string `json:"insecure-registries"`
 	// RegistryMirrors are URLs that are asked before docker.io.
@@ -96,6 +100,9 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("bad attribute format: %s: a label is KEY=VALUE", l)
 		}
 	}
+	if _, err := cluster.ParseGenericResources(c.GenericResources); err != nil {
+		return err
+	}
 	for _, m := range c.RegistryMirrors {
 		if u, err := url.Parse(m); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return fmt.Errorf("invalid mirror: %q is not an http or https URL", m)
@@ -150,3 +157,6 @@ func (c *Config) labels() map[string]string {
 	}
 	return m
 }
+
+// certsDirs are the folders of registries' certificates: Docker's, so that what is there goes on to count, and ours.
+func certsDirs() []string { return []string{"/etc/docker/certs.d", "/etc/shoal/certs.d"} }

@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -62,6 +63,9 @@ type Config struct {
 	// Loopback addresses always are.
 	InsecureRegistries []string
 	Mirrors            []string // URLs that are asked before docker.io
+	// CertsDirs are folders with a folder HOST[:PORT] for each registry that has authorities or a client certificate of
+	// its own, in Docker's form.
+	CertsDirs []string
 	// LogDriver and LogOpts are those of containers that name none; "" is json-file.
 	LogDriver string
 	LogOpts   map[string]string
@@ -116,14 +120,20 @@ type Engine struct {
 	ledger     *ledger.Ledger
 	volumes    *volume.Store
 	known      imageCache
+	using      imageUse
+	pruning    sync.Mutex
 	registries *registries
 	host       host
-	pulls      keyedLock
-	execs      ledger.Execs
-	waiting    waiting
-	probes     probes
-	life       context.Context // ends with Run: what outlives the call that began it ends then
-	endLife    context.CancelFunc
+	rro        struct { // whether read-only mounts can be so to the bottom; asked once
+		once sync.Once
+		err  error
+	}
+	pulls   keyedLock
+	execs   ledger.Execs
+	waiting waiting
+	probes  probes
+	life    context.Context // ends with Run: what outlives the call that began it ends then
+	endLife context.CancelFunc
 }
 
 var _ engine.Engine = (*Engine)(nil)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -15,8 +16,8 @@ import (
 
 // writeFiles makes the container's /etc/hostname, /etc/hosts and /etc/resolv.conf.
 func (e *Engine) writeFiles(c *ledger.Container) error {
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !os.IsNotExist(err) {
+	resolv, err := hostResolver("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+	if err != nil {
 		return err
 	}
 	hosts, err := hostsFile(c)
@@ -34,6 +35,27 @@ func (e *Engine) writeFiles(c *ledger.Container) error {
 		}
 	}
 	return nil
+}
+
+// hostResolver reads the host's resolver configuration. Where that names systemd's resolver on the loopback alone, which
+// containers do not reach, it is the other file, in which systemd names the servers behind it.
+func hostResolver(path, systemd string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	var servers []string
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			servers = append(servers, f[1])
+		}
+	}
+	if slices.Equal(servers, []string{"127.0.0.53"}) {
+		if behind, err := os.ReadFile(systemd); err == nil {
+			return behind, nil
+		}
+	}
+	return text, nil
 }
 
 func hostsFile(c *ledger.Container) ([]byte, error) {
@@ -68,11 +90,19 @@ func hostsFile(c *ledger.Container) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// nameServer is where the network answers containers' questions for names, see engine.Sandbox.Names.
+const nameServer = "127.0.0.11"
+
 // resolvConf is the host's resolver configuration, with what the container's settings replace. Servers on the host's
-// loopback cannot be reached from a network namespace of its own and are left out there.
+// loopback cannot be reached from a network namespace of its own and are left out there. Where the network answers, it
+// is the only server, and asks the others itself.
 func resolvConf(c *ledger.Container, host []byte) []byte {
-	h := c.HostConfig
+	h, served := c.HostConfig, c.State.Sandbox.Names
 	var b bytes.Buffer
+	if served {
+		b.WriteString("nameserver " + nameServer + "\n")
+	}
+	dots := slices.ContainsFunc(h.DNSOptions, setsDots)
 	for line := range strings.Lines(string(host)) {
 		f := strings.Fields(line)
 		if len(f) < 2 {
@@ -81,7 +111,7 @@ func resolvConf(c *ledger.Container, host []byte) []byte {
 		switch f[0] {
 		case "nameserver":
 			ip, err := netip.ParseAddr(f[1])
-			if len(h.DNS) > 0 || err != nil || ip.IsLoopback() && !h.NetworkMode.IsHost() {
+			if served || len(h.DNS) > 0 || err != nil || ip.IsLoopback() && !h.NetworkMode.IsHost() {
 				continue
 			}
 		case "search", "domain":
@@ -92,13 +122,16 @@ func resolvConf(c *ledger.Container, host []byte) []byte {
 			if len(h.DNSOptions) > 0 {
 				continue
 			}
+			dots = dots || slices.ContainsFunc(f[1:], setsDots)
 		default:
 			continue
 		}
 		b.WriteString(strings.Join(f, " ") + "\n")
 	}
 	for _, ip := range h.DNS {
-		fmt.Fprintf(&b, "nameserver %s\n", ip)
+		if !served {
+			fmt.Fprintf(&b, "nameserver %s\n", ip)
+		}
 	}
 	if len(h.DNSSearch) > 0 && h.DNSSearch[0] != "." {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(h.DNSSearch, " "))
@@ -106,5 +139,10 @@ func resolvConf(c *ledger.Container, host []byte) []byte {
 	if len(h.DNSOptions) > 0 {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(h.DNSOptions, " "))
 	}
+	if served && !dots { // a container's name has none
+		b.WriteString("options ndots:0\n")
+	}
 	return b.Bytes()
 }
+
+func setsDots(option string) bool { return strings.HasPrefix(option, "ndots:") }

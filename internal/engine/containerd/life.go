@@ -61,7 +61,16 @@ func (e *Engine) Rename(ctx context.Context, name, to string) error {
 		return err
 	}
 	defer unlock()
-	return e.ledger.Rename(c, to, func(n *ledger.Container) error { return e.save(e.scope(ctx), n, nil) })
+	err = e.ledger.Rename(c, to, func(n *ledger.Container) error { return e.save(e.scope(ctx), n, nil) })
+	if err != nil || !c.Running() || !e.usesSandbox(c) {
+		return err
+	}
+	n, err := e.ledger.Find(c.ID)
+	if err != nil {
+		return err
+	}
+	_, err = e.attach(ctx, n) // others find it by its new name
+	return err
 }
 
 // Update implements engine.Life.
@@ -141,7 +150,7 @@ func (e *Engine) Size(ctx context.Context, name string) (rw, rootFS int64, err e
 		return 0, 0, fmt.Errorf("size of container %s: %w", c.ID, err)
 	}
 	rw, rootFS = u.Size, u.Size
-	if _, info, err := e.findImage(ctx, c.ImageID); err == nil {
+	if _, info, err := e.imageOf(ctx, c); err == nil {
 		rootFS += info.unpacked
 	}
 	return rw, rootFS, nil

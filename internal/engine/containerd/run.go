@@ -80,6 +80,9 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 		}
 		e.ledger.Put(&f)
 		e.dismissWaiting(c.ID)
+		if !errdefs.IsUnavailable(err) { // it is not tried again
+			e.dropFiles(c)
+		}
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
@@ -122,10 +125,11 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 		return err
 	}
 	if e.usesSandbox(n) {
-		if n.State.Sandbox, err = e.attach(ctx, n); err != nil {
-			n.State.Sandbox = engine.Sandbox{}
+		sandbox, err := e.attach(ctx, n)
+		if err != nil {
 			return err
 		}
+		*n = *n.Placed(sandbox)
 		e.ledger.ReportEndpoints(n.ID, engine.Sandbox{}, n.State.Sandbox)
 	}
 	if n.HostConfig.NetworkMode.IsContainer() {
@@ -201,7 +205,7 @@ func (e *Engine) rootfs(ctx context.Context, c *ledger.Container) ([]mount.Mount
 	if !errdefs.IsNotFound(err) {
 		return m, err
 	}
-	img, info, err := e.findImage(ctx, c.ImageID)
+	img, info, err := e.imageOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -292,12 +296,8 @@ func (e *Engine) handleExit(ctx context.Context, id string, told shimdata.Exit) 
 	if exit, err := shimdata.ReadExit(e.exitPath(id)); err == nil {
 		told = exit
 	}
-	err = e.ended(ctx, c, told)
+	e.ended(ctx, c, told)
 	unlock()
-	if err != nil {
-		e.cfg.Log.Error("cannot record the end of a container", "container", id, "error", err)
-		return
-	}
 	if c.HostConfig.AutoRemove && !c.State.Keep {
 		e.autoRemove(ctx, id)
 		return

@@ -1,6 +1,6 @@
 // Package overlay brings a host's kernel to the network that is desired: the bridges that containers hang on, their
 // network namespaces, the tunnels to other nodes, and the routes to the addresses of tasks. Package balance, which it
-// drives, has the rules, and package local the host's networks.
+// drives, has the rules, package local the host's networks, and package dns the names of containers.
 //
 // It decides how the desired network is put into links, routes and rules, and in which order, so that nothing is sent
 // to where it cannot arrive yet or any more. It owns the bridges of the host's networks and the tunnel device named in
@@ -42,6 +42,8 @@ type Config struct {
 	// Subnet is the bridge's where it is free and none was chosen before; otherwise, and if it is zero, it is the first
 	// free one of [local.Pools].
 	Subnet netip.Prefix
+	// ResolvConf names the servers that know what no container is called; "" is /etc/resolv.conf.
+	ResolvConf string
 	// NetNS is the path of the network namespace to work in; "" is the process's own.
 	NetNS string
 	// CheckEvery is how often Run compares the kernel with what is desired; 0 is 5 s.
@@ -56,6 +58,8 @@ type Kernel struct {
 	nl    *netlink.Handle
 	table *balance.Table
 	boxes *boxes
+
+	segments segments
 
 	mu     sync.Mutex
 	subnet netip.Prefix // of the bridge, masked
@@ -93,7 +97,10 @@ func Open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 	if k.subnet, err = k.chooseSubnet(); err != nil {
 		return nil, err
 	}
-	if k.boxes, err = loadBoxes(cfg, k.subnet, k.nl); err != nil {
+	if k.boxes, err = loadBoxes(cfg, k.subnet, k.host, k.nl, &k.segments); err != nil {
+		return nil, err
+	}
+	if err = k.loadSegments(); err != nil {
 		return nil, err
 	}
 	k.mu.Lock()
@@ -107,6 +114,9 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.TunnelName == "" {
 		cfg.TunnelName = "shoal-vx"
+	}
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = "/etc/resolv.conf"
 	}
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = 5 * time.Second
@@ -130,7 +140,7 @@ func (k *Kernel) Apply(ctx context.Context, d network.Desired) error {
 	case k.have == nil:
 		return k.reconcile(ctx)
 	case was != nil && was.Self == d.Self && was.Ingress.Equal(d.Ingress):
-		return k.bad
+		return errors.Join(k.bad, k.applyOverlays(ctx, false))
 	}
 	want, bad := meshOf(d)
 	if err := k.apply(ctx, want, k.have); err != nil {
@@ -138,7 +148,7 @@ func (k *Kernel) Apply(ctx context.Context, d network.Desired) error {
 		return err
 	}
 	k.bad = bad
-	return bad
+	return errors.Join(bad, k.applyOverlays(ctx, false))
 }
 
 // Repair compares the whole kernel with what is desired, and puts right what differs.
@@ -176,11 +186,18 @@ func (k *Kernel) Run(ctx context.Context) error {
 	}
 }
 
-// Close lets go of the kernel and leaves everything as it is: containers keep their network and the mesh goes on.
+// Close lets go of the kernel and leaves everything as it is: containers keep their network and the mesh goes on. Names
+// are not answered until the next Open.
 func (k *Kernel) Close() error {
 	var errs []error
+	if k.boxes != nil {
+		k.boxes.silence()
+	}
 	if k.table != nil {
 		errs = append(errs, k.table.Close())
+	}
+	for _, g := range k.segments.all() {
+		g.close()
 	}
 	if k.nl != nil {
 		k.nl.Close()
@@ -198,7 +215,7 @@ func (k *Kernel) Down(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.want, k.have = nil, nil
-	errs := []error{k.table.Remove(ctx), k.removeMesh(), k.boxes.clear()}
+	errs := []error{k.table.Remove(ctx), k.removeMesh(), k.boxes.clear(), k.clearSegments()}
 	for _, n := range k.boxes.networks() {
 		errs = append(errs, k.removeLink(n.BridgeName()))
 	}
@@ -242,7 +259,7 @@ func (k *Kernel) reconcile(ctx context.Context) error {
 		return err
 	}
 	k.bad = bad
-	return bad
+	return errors.Join(bad, k.applyOverlays(ctx, true))
 }
 
 // apply goes from have to want: first what traffic needs to arrive, then the rules that send it, then what no rule
