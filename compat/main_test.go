@@ -142,7 +142,7 @@ func play(t *testing.T, l *lab.Lab, script, client, file string) {
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Vars = append(e.Vars, "GORACE=atexit_sleep_ms=0", "CLI=client", "PLAIN="+client, "HOME="+home,
-				"DOCKER_HOST=unix://"+s.Socket, "REGISTRY="+s.Registry, "HOSTNAME="+s.Name, "IMAGES="+filepath.Join(l.Root, l.Images))
+				"DOCKER_HOST=unix://"+s.Socket, "SOCKET="+s.Socket, "REGISTRY="+s.Registry, "HOSTNAME="+s.Name, "IMAGES="+filepath.Join(l.Root, l.Images))
 			e.Vars = append(e.Vars, transcript.Env(client, file)...)
 			return os.Mkdir(home, 0o700)
 		},
