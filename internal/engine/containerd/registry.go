@@ -18,6 +18,7 @@ import (
 
 // registries says how to reach registries: over which addresses, and how far they are trusted.
 type registries struct {
+	mu       sync.RWMutex    // guards the next three
 	hosts    map[string]bool // insecure, HOST:PORT
 	networks []netip.Prefix  // insecure
 	mirrors  []*url.URL      // of docker.io
@@ -47,7 +48,30 @@ func newRegistries(c *Config) (*registries, error) {
 	return r, nil
 }
 
+// SetRegistries replaces the Config's InsecureRegistries and Mirrors for pulls from now on. An error changes nothing.
+func (e *Engine) SetRegistries(insecure, mirrors []string) error {
+	c := e.cfg
+	c.InsecureRegistries, c.Mirrors = insecure, mirrors
+	now, err := newRegistries(&c)
+	if err != nil {
+		return err
+	}
+	r := e.registries
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts, r.networks, r.mirrors = now.hosts, now.networks, now.mirrors
+	return nil
+}
+
+func (r *registries) mirrorsNow() []*url.URL {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mirrors
+}
+
 func (r *registries) insecure(host string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	if r.hosts[host] {
 		return true
 	}
@@ -73,7 +97,7 @@ func (r *registries) resolver(auth *registry.AuthConfig) remotes.Resolver {
 		var list []docker.RegistryHost
 		const look = docker.HostCapabilityPull | docker.HostCapabilityResolve
 		if host == "docker.io" {
-			for _, m := range r.mirrors {
+			for _, m := range r.mirrorsNow() {
 				client := &http.Client{Transport: r.strict}
 				if r.insecure(m.Host) {
 					client.Transport = r.lax
