@@ -41,9 +41,9 @@ prereqs: ## install runc, nft, ip, busybox and curl from Debian if they are miss
 	install="env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends"; \
 	$$install $$missing >/dev/null 2>&1 || { apt-get update -qq && $$install $$missing >/dev/null; }
 
-build: ## the three binaries and the lab's, into bin/
+build: ## the four binaries and the lab's, into bin/
 	@mkdir -p bin
-	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/shoal ./cmd/shoald ./cmd/containerd-shim-shoal-v1 ./lab/cmd/lab
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/shoal ./cmd/shoald ./cmd/containerd-shim-shoal-v1 ./cmd/shoal-init ./lab/cmd/lab
 
 # The lab alone, where nothing was built yet: make down must work even if the rest does not build.
 $(LAB):
@@ -106,7 +106,7 @@ bench: prereqs build images ## the figures of bench/README.md, on the lab
 
 install: ## binaries, systemd unit and a first configuration onto this machine
 	@[ -x bin/shoald ] || { echo "Nothing to install yet: run make build first (as yourself, not as root)." >&2; exit 1; }
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/shoal bin/shoald bin/containerd-shim-shoal-v1
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/shoal bin/shoald bin/containerd-shim-shoal-v1 bin/shoal-init
 	sed 's|@PREFIX@|$(PREFIX)|g' dist/shoal.service | install -D -m 0644 /dev/stdin $(DESTDIR)/etc/systemd/system/shoal.service
 	[ -e $(DESTDIR)/etc/shoal/daemon.json ] || install -D -m 0644 dist/daemon.json $(DESTDIR)/etc/shoal/daemon.json
 	[ -n "$(DESTDIR)" ] || getent group shoal >/dev/null || groupadd --system shoal

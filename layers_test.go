@@ -33,7 +33,8 @@ var layers = []struct {
 	{"internal/pki", []string{"internal/cluster"}},
 	{"internal/link", []string{"internal/pki"}},
 	{"internal/template", []string{"internal/cluster"}},
-	{"internal/control", []string{"internal/cluster", "internal/store", "internal/pki", "internal/template"}},
+	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
+	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
 	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},
@@ -49,7 +50,8 @@ var layers = []struct {
 	{"internal/dispatch", []string{"internal/cluster", "internal/dispatch/protocol", "internal/link", "internal/network", "internal/store"}},
 	{"internal/agent", []string{"internal/cluster", "internal/dispatch/protocol", "internal/engine", "internal/network", "internal/template"}},
 	// The API declares what it needs of others and holds no policy.
-	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster"}},
+	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster",
+		"internal/network/fake", "internal/network/local"}},
 	{"internal/httpapi/*", nil},
 	{"internal/httpapi", []string{"internal/httpapi/*", "internal/control", "internal/cluster", "internal/engine"}},
 	// The simulator has no kernel, no container and no wiring.
@@ -63,6 +65,7 @@ var layers = []struct {
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
 	{"cmd/shoal/*", nil},
+	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},
 	// What looks at Shoal from outside, as a user does, uses nothing of its inside.
 	{"lab/images", nil},

@@ -139,9 +139,9 @@ func TestTLS(t *testing.T) {
 		t.Errorf("attach over TLS: %q, %v", out, err)
 	}
 	for name, args := range map[string][]string{
-		"another CA's client":   as("ca", "intruder", "ps"),
-		"another CA's server":   as("stranger", "client", "ps"),
-		"no TLS":                {"-H", "tcp://127.0.0.1:2376", "ps"},
+		"another CA's client": as("ca", "intruder", "ps"),
+		"another CA's server": as("stranger", "client", "ps"),
+		"no TLS":              {"-H", "tcp://127.0.0.1:2376", "ps"},
 	} {
 		out, err := client(t, s, args...)
 		if err == nil || !strings.Contains(out, "certificate") && !strings.Contains(out, "HTTP request to an HTTPS server") {

@@ -267,7 +267,7 @@ func (l *Lab) Tasks(ctx context.Context, n int, service string) ([]Task, error) 
 
 // CheckBuilt says what is missing for a lab: programs of ours and of the distribution.
 func (l *Lab) CheckBuilt() error {
-	for _, f := range []string{"bin/shoal", "bin/shoald", "bin/containerd-shim-shoal-v1", "bin/lab", "bin/images"} {
+	for _, f := range []string{"bin/shoal", "bin/shoald", "bin/containerd-shim-shoal-v1", "bin/shoal-init", "bin/lab", "bin/images"} {
 		if _, err := os.Stat(filepath.Join(l.Root, f)); err != nil {
 			return fmt.Errorf("%w (make build images makes it)", err)
 		}

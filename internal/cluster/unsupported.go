@@ -58,7 +58,6 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 		return nil
 	}
 	out := []missing{
-		{c.Init != nil && *c.Init, "init processes inside containers", "ContainerSpec.Init"},
 		{c.OpenStdin, "open standard inputs", "ContainerSpec.OpenStdin"},
 		{c.Privileges != nil && !simple(*c.Privileges), "security options other than no-new-privileges and an unconfined seccomp", "ContainerSpec.Privileges"},
 		{c.Isolation != "" && c.Isolation != container.IsolationDefault, "isolation modes", "ContainerSpec.Isolation"},

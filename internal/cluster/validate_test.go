@@ -143,13 +143,13 @@ func TestUnsupported(t *testing.T) {
 			c.Mounts = []mount.Mount{{Type: "bind", Source: "/a", Target: "/a"}, {Type: "tmpfs", Target: "/t"}}
 		}), ""},
 		{"health check", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}} }), ""},
+		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), ""},
 		{"health check switched off", cs(func(c *swarm.ContainerSpec) { c.Healthcheck = &container.HealthConfig{Test: []string{"NONE"}} }), ""},
 		{"global", func(s *S) { s.Mode = swarm.ServiceMode{Global: &swarm.GlobalService{}} }, ""},
 		{"replicated job", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, ""},
 		{"global job", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, ""},
 		{"image mount", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "image", Source: "a", Target: "/a"}} }), `mounts of type "image"`},
 		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
-		{"init", cs(func(c *swarm.ContainerSpec) { c.Init = ptr(true) }), "ContainerSpec.Init"},
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {
 			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeCustom, Profile: []byte("{}")}}
 		}), "ContainerSpec.Privileges"},

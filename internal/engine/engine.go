@@ -29,9 +29,11 @@ type Engine interface {
 	Execs
 	Attachments
 	Archives
+	Committer
 	Healths
 	Images
 	Volumes
+	Networks
 	Feed
 	// Usage counts containers and images, for `info`.
 	Usage(ctx context.Context) (Usage, error)
@@ -106,6 +108,9 @@ type Spec struct {
 	HostConfig *container.HostConfig
 	// Ingress is the container's address on the routing mesh; zero for none.
 	Ingress netip.Addr
+	// Networks are the networks that it is on beside that of HostConfig.NetworkMode, and the settings on each, by the
+	// network's name or ID.
+	Networks map[string]*network.EndpointSettings
 	// Files are placed in the container, read-only and in memory: none of them is ever on a disk of the host. They go
 	// with the container's first end, so a container with files starts once, and survive the daemon until then. Their
 	// targets are Conflict-free among each other.
@@ -160,18 +165,27 @@ type Usage struct {
 
 // Sandboxes gives containers their network. The engine consumes it; the network implements it.
 type Sandboxes interface {
-	// Attach makes or finds the network namespace of a container and returns its path and the container's address on
-	// the host's own bridge. It may be called again for the same container; what is asked for then replaces what was
-	// before, and ports that were given stay. It fails with Conflict if a port is taken; Detach must follow.
+	// Attach makes or finds the network namespace of a container, puts it on the networks that are asked for and returns
+	// where it is. It may be called again for the same container, also while it runs; what is asked for then replaces
+	// what was before, and addresses and ports that were given stay. It fails with Conflict if a port is taken, with
+	// PermissionDenied if an address is, and with NotFound if there is no such network; Detach must follow, or another
+	// Attach.
 	Attach(ctx context.Context, id string, a Attachment) (Sandbox, error)
-	// Detach drops the namespace and gives the ports back. Detaching what is not attached does nothing.
+	// Detach drops the namespace and gives addresses and ports back. Detaching what is not attached does nothing.
 	Detach(ctx context.Context, id string) error
+	LocalNetworks
 }
 
-// Attachment is what a container wants of the network beside an address.
+// Attachment is what a container wants of the network.
 type Attachment struct {
+	Name    string     // the container's, for messages
 	Ingress netip.Addr // its address on the routing mesh; zero for none
 	Ports   []PortRequest
+	// Networks are those that it is on; nil is the network bridge.
+	Networks []EndpointRequest
+	// Resolvers are the name servers that it asks for names that are no container's, as it reaches them; none is the
+	// host's.
+	Resolvers []netip.Addr
 }
 
 // PortRequest asks that a port of the host leads to one of the container.
@@ -192,11 +206,9 @@ type PublishedPort struct {
 
 // Sandbox is a container's network.
 type Sandbox struct {
-	NetNS   string     // path of its network namespace
-	Addr    netip.Addr // its address on the host's bridge
-	Gateway netip.Addr
-	Bits    int // length of the bridge's prefix
-	MAC     string
-	Bridge  string          // name of the network as the API shows it, "bridge"
-	Ports   []PublishedPort `json:",omitempty"`
+	NetNS     string // path of its network namespace
+	Endpoints []Endpoint
+	Ports     []PublishedPort `json:",omitempty"`
+	// Names says that names are resolved by a server at 127.0.0.11 inside the namespace.
+	Names bool `json:",omitempty"`
 }

@@ -10,7 +10,6 @@ GET    /containers/{name*}/attach/ws    attaching to a container by websocket
 POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
-POST   /commit                          making an image from a container
 POST   /build                           building an image
 POST   /build/prune                     removing the build cache
 POST   /build/cancel                    stopping a build
@@ -27,11 +26,6 @@ POST   /images/prune                    removing unused images
 POST   /auth                            checking credentials for a registry
 GET    /system/df                       disk use
 PUT    /volumes/{name*}                 updating a cluster volume
-POST   /networks/create                 creating a network
-POST   /networks/prune                  removing unused networks
-POST   /networks/{id}/connect           connecting a container to a network
-POST   /networks/{id}/disconnect        disconnecting a container from a network
-DELETE /networks/{id}                   removing a network
 GET    /plugins                         listing plugins
 GET    /plugins/privileges              a plugin's privileges
 POST   /plugins/pull                    installing a plugin
@@ -45,8 +39,6 @@ POST   /plugins/{name*}/set             configuring a plugin
 DELETE /plugins/{name*}                 removing a plugin
 GET    /swarm/unlockkey                 locking managers
 POST   /swarm/unlock                    locking managers
-GET    /services/{id}/logs              the logs of a service
-GET    /tasks/{id}/logs                 the logs of a task
 `
 
 func absentRoutes() []route {

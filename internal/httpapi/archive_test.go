@@ -146,3 +146,49 @@ func TestArchive(t *testing.T) {
 		}
 	}
 }
+
+func TestClientCommit(t *testing.T) {
+	e := apitest.NewEngine()
+	c, ctx := dial(t, handler(e, apitest.NewSwarm()))
+	if _, err := c.ContainerCreate(ctx, client.ContainerCreateOptions{Name: "a", Config: &container.Config{Image: "hello:1"}}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := c.ContainerCommit(ctx, "a", client.ContainerCommitOptions{Reference: "made", Comment: "why", Author: "who",
+		Changes: []string{"ENV a=b", "USER 7"}, NoPause: true, Config: &container.Config{User: "8"}})
+	if err != nil || !strings.HasPrefix(r.ID, "sha256:") {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	got := e.Committed
+	if got.Ref.String() != "docker.io/library/made:latest" || got.Author != "who" || got.Comment != "why" || got.Pause ||
+		len(got.Changes) != 2 || got.Config == nil || got.Config.User != "8" {
+		t.Errorf("the engine got %+v", got)
+	}
+	if _, err := c.ContainerCommit(ctx, "a", client.ContainerCommitOptions{}); err != nil || e.Committed.Ref != nil || !e.Committed.Pause {
+		t.Errorf("without options: %+v, %v", e.Committed, err)
+	}
+}
+
+func TestCommit(t *testing.T) {
+	h := handler(apitest.NewEngine(), apitest.NewSwarm())
+	if w := ask(t, h, "POST", "/containers/create?name=a", js, `{"Image":"hello:1"}`); w.Code != 201 {
+		t.Fatal(w.Body)
+	}
+	for _, c := range []struct {
+		name, query, body string
+		status            int
+		message           string
+	}{
+		{"good", "container=a&repo=x/y&tag=2&pause=0", `{}`, 201, `{"Id":"sha256:`},
+		{"no container", "", `{}`, 404, `{"message":"No such container: `},
+		{"an unknown container", "container=b", `{}`, 404, `{"message":"No such container: b`},
+		{"a bad name", "container=a&repo=UPPER", `{}`, 400, `{"message":"invalid reference format`},
+		{"a bad tag", "container=a&repo=x&tag=:", `{}`, 400, `{"message":"invalid tag format`},
+		{"a digest", "container=a&repo=x@sha256:" + strings.Repeat("a", 64), `{}`, 400, `{"message":"cannot import digest reference`},
+		{"a bad change", "container=a&changes=FROM+x", `{}`, 400, `{"message":"FROM is not a valid change command`},
+		{"a config that is none", "container=a", `{"Cmd":7`, 400, `{"message":"invalid JSON`},
+	} {
+		if w := ask(t, h, "POST", "/commit?"+c.query, js, c.body); w.Code != c.status || !strings.HasPrefix(w.Body.String(), c.message) {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
+		}
+	}
+}

@@ -26,6 +26,7 @@ type Containers interface {
 	engine.Execs
 	engine.Attachments
 	engine.Archives
+	engine.Committer
 }
 
 // Images serves /images and /distribution. Package engine has the contract.
@@ -124,13 +125,32 @@ type Configs interface {
 	RemoveConfig(ctx context.Context, idOrName string) error
 }
 
-// Networks serves /networks: the host's own (bridge, host, none) and on a manager also the swarm's. Unlike [Control]
-// it works on every node.
+// TaskLogs serves the logs of services and tasks.
+type TaskLogs interface {
+	// TaskLogs calls each for every line that the tasks' containers wrote, on whatever nodes, by their times; before it
+	// calls open, once, with whether the containers have terminals. With Follow it goes on until ctx, the service or the
+	// task ends. An error of each ends it and is returned.
+	TaskLogs(ctx context.Context, of LogsOf, o engine.LogOptions, open func(tty bool), each func(TaskLine) error) error
+}
+
+// LogsOf names whose logs are asked for.
+type LogsOf = control.LogsOf
+
+// TaskLine is a line of a task's container.
+type TaskLine = control.TaskLine
+
+// Networks serves /networks: the host's own and on a manager also the swarm's. Unlike [Control] it works on every node.
+// Package engine has the contract of what changes the host's.
 type Networks interface {
 	// Networks takes the filters id, name, driver, scope, type, label, dangling.
 	Networks(ctx context.Context, filters map[string][]string) ([]network.Inspect, error)
 	// Network gives one network; scope is "", "swarm", "local" or "global", and with verbose its services are filled in.
 	Network(ctx context.Context, idOrName, scope string, verbose bool) (*network.Inspect, error)
+	CreateNetwork(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error)
+	RemoveNetwork(ctx context.Context, idOrName string) error
+	PruneNetworks(ctx context.Context, filters map[string][]string) (*network.PruneReport, error)
+	Connect(ctx context.Context, idOrName, container string, s *network.EndpointSettings) error
+	Disconnect(ctx context.Context, idOrName, container string, force bool) error
 }
 
 // RotateFlags says which secrets of the swarm UpdateSwarm replaces.

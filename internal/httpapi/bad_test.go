@@ -16,7 +16,7 @@ import (
 
 func handler(e *apitest.Engine, s *apitest.Swarm) http.Handler {
 	return httpapi.New(httpapi.Config{
-		Containers: e, Images: e, Volumes: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, Networks: apitest.Networks{}, Version: "0.1.0",
+		Containers: e, Images: e, Volumes: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})
 }
 
@@ -90,7 +90,22 @@ func TestBadInput(t *testing.T) {
 		{"no container config", "POST", "/containers/create", js, `{}`, 400, "config cannot be empty in order to create a container"},
 		{"no body for a container", "POST", "/containers/create", js, ``, 400, "invalid JSON: got EOF while reading request body"},
 		{"an unknown image", "POST", "/containers/create", js, `{"Image":"nothing"}`, 404, "No such image: nothing"},
-		{"another network", "POST", "/containers/create", js, `{"Image":"hello:1","NetworkingConfig":{"EndpointsConfig":{"mine":{}}}}`, 501, "connecting a container to the network mine is not supported"},
+		{"two networks in an old version", "POST", "/v1.43/containers/create", js, `{"Image":"hello:1","NetworkingConfig":{"EndpointsConfig":{"mine":{},"hers":{}}}}`, 400, "Container cannot be connected to network endpoints: hers, mine"},
+		{"a network with a taken name", "POST", "/networks/create", js, `{"Name":"bridge"}`, 403, "operation is not permitted on predefined bridge network "},
+		{"a network without a name", "POST", "/networks/create", js, `{}`, 400, "invalid name: name is empty"},
+		{"a network of another driver", "POST", "/networks/create", js, `{"Name":"a","Driver":"rex"}`, 404, `could not find plugin rex in v1 plugin registry: plugin not found`},
+		{"an overlay network", "POST", "/networks/create", js, `{"Name":"a","Driver":"overlay"}`, 501, "creating an overlay network is not supported"},
+		{"a subnet that is none", "POST", "/networks/create", js, `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/33"}]}}`, 400, "invalid JSON"},
+		{"a subnet with host bits", "POST", "/networks/create", js, `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.1/24"}]}}`, 400, "invalid network config:\ninvalid subnet 10.0.0.1/24: it should be 10.0.0.0/24"},
+		{"removal of a network that every host has", "DELETE", "/networks/host", "", "", 403, "host is a pre-defined network and cannot be removed"},
+		{"removal of no network", "DELETE", "/networks/nothing", "", "", 404, "network nothing not found"},
+		{"a network filter", "GET", "/networks?filters={%22x%22:[%22y%22]}", "", "", 400, "invalid filter 'x'"},
+		{"a network filter's value", "GET", "/networks?filters={%22type%22:[%22y%22]}", "", "", 400, "invalid value for filter 'type': must be 'builtin' or 'custom'"},
+		{"a filter of pruned networks", "POST", "/networks/prune?filters={%22x%22:[%22y%22]}", "", "", 400, "invalid filter 'x'"},
+		{"connect to no network", "POST", "/networks/nothing/connect", js, `{"Container":"a"}`, 404, "network nothing not found"},
+		{"connect nobody", "POST", "/networks/bridge/connect", js, `{}`, 400, "invalid container: no container is named"},
+		{"connect with a bad address", "POST", "/networks/bridge/connect", js, `{"Container":"a","EndpointConfig":{"IPAMConfig":{"IPv4Address":"x"}}}`, 400, "invalid JSON"},
+		{"disconnect from no network", "POST", "/networks/nothing/disconnect", js, `{"Container":"a"}`, 404, "network nothing not found"},
 		{"start with a config", "POST", "/containers/a/start", js, `{"Image":"x"}`, 400, "starting container with non-empty request body"},
 		{"an unknown container", "POST", "/containers/a/start", "", "", 404, "No such container: a"},
 		{"kill an unknown container", "POST", "/containers/a/kill", "", "", 404, "cannot kill container: a: No such container: a"},
@@ -178,6 +193,8 @@ func TestOutsideASwarm(t *testing.T) {
 			{"POST", "/services/create", `{"Name":"a"}`},
 			{"POST", "/services/a/update?version=1", `{}`},
 			{"GET", "/tasks"},
+			{"GET", "/services/a/logs?stdout=1"},
+			{"GET", "/tasks/a/logs?stdout=1"},
 			{"GET", "/secrets"},
 			{"GET", "/secrets/a"},
 			{"DELETE", "/secrets/a"},

@@ -314,7 +314,7 @@ func TestClientSwarm(t *testing.T) {
 		t.Errorf("nodes %+v, %v", nodes, err)
 	}
 	nets, err := c.NetworkList(ctx, client.NetworkListOptions{})
-	if err != nil || len(nets.Items) != 1 || nets.Items[0].Name != "bridge" {
+	if err != nil || len(nets.Items) != 3 || nets.Items[0].Name != "bridge" {
 		t.Errorf("networks %+v, %v", nets, err)
 	}
 	if _, err := c.ServiceRemove(ctx, "hello", client.ServiceRemoveOptions{}); err != nil {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -94,18 +95,19 @@ func (a *api) createContainer(c *call) error {
 	if m := r.HostConfig.NetworkMode; m == "" || m.IsDefault() {
 		r.HostConfig.NetworkMode = network.NetworkBridge
 	}
+	var networks map[string]*network.EndpointSettings
 	if r.NetworkingConfig != nil {
-		for name := range r.NetworkingConfig.EndpointsConfig {
-			if name != network.NetworkDefault && name != string(r.HostConfig.NetworkMode) {
-				return absent("connecting a container to the network %s is not supported: it is not implemented by Shoal yet", name)
-			}
-		}
+		networks = r.NetworkingConfig.EndpointsConfig
+	}
+	if !c.since(44) && len(networks) > 1 { // until then it was connected to others afterwards
+		return invalid("Container cannot be connected to network endpoints: %s", strings.Join(slices.Sorted(maps.Keys(networks)), ", "))
 	}
 	id, warnings, err := a.Containers.Create(c.Context(), engine.Spec{
 		Name:       strings.TrimPrefix(c.query.Get("name"), "/"),
 		Platform:   c.query.Get("platform"),
 		Config:     r.Config,
 		HostConfig: r.HostConfig,
+		Networks:   networks,
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,7 @@ type Config struct {
 	Host       Host
 	Swarm      Swarm
 	Control    Control
+	TaskLogs   TaskLogs
 	Networks   Networks
 	Log        *slog.Logger // nil discards
 	Version    string       // of Shoal, such as "0.1.0"
@@ -76,6 +77,7 @@ func (a *api) routes() []route {
 	all = append(all, a.execRoutes()...)
 	all = append(all, a.attachRoutes()...)
 	all = append(all, a.archiveRoutes()...)
+	all = append(all, a.commitRoutes()...)
 	all = append(all, a.imageRoutes()...)
 	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)

@@ -23,29 +23,28 @@ const (
 // timestampFormat is RFC 3339 with all nine digits, so that the columns of a log line up.
 const timestampFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
-func (a *api) containerLogs(c *call) error {
+// logOptions reads what the routes of logs have in common.
+func (c *call) logOptions() (engine.LogOptions, error) {
 	o := engine.LogOptions{Stdout: c.flag("stdout"), Stderr: c.flag("stderr"), Follow: c.flag("follow"), Tail: -1}
 	if !o.Stdout && !o.Stderr {
-		return invalid("Bad parameters: you must choose at least one stream")
+		return o, invalid("Bad parameters: you must choose at least one stream")
 	}
 	var err error
 	if o.Since, err = parseTime("since", c.query.Get("since")); err != nil {
-		return err
-	}
-	if o.Until, err = parseTime("until", c.query.Get("until")); err != nil {
-		return err
+		return o, err
 	}
 	if n, err := strconv.Atoi(c.query.Get("tail")); err == nil { // "all", and what is no number, is everything
 		o.Tail = n
 	}
-	info, err := a.Containers.Inspect(c.Context(), c.value)
-	if err != nil {
-		return err
-	}
+	return o, nil
+}
+
+// logWriter begins the answer and returns what writes it.
+func (c *call) logWriter(tty bool) *logWriter {
 	out := &logWriter{
 		w:          bufio.NewWriterSize(c.w, 32<<10),
 		flush:      c.w.Flush,
-		muxed:      info.Config == nil || !info.Config.Tty,
+		muxed:      !tty,
 		timestamps: c.flag("timestamps"),
 		details:    c.flag("details"),
 	}
@@ -55,7 +54,23 @@ func (a *api) containerLogs(c *call) error {
 	}
 	c.w.Header().Set("Content-Type", mediaType)
 	c.w.Flush()
-	err = a.Containers.Logs(c.Context(), c.value, o, out.line)
+	return out
+}
+
+func (a *api) containerLogs(c *call) error {
+	o, err := c.logOptions()
+	if err != nil {
+		return err
+	}
+	if o.Until, err = parseTime("until", c.query.Get("until")); err != nil {
+		return err
+	}
+	info, err := a.Containers.Inspect(c.Context(), c.value)
+	if err != nil {
+		return err
+	}
+	out := c.logWriter(info.Config != nil && info.Config.Tty)
+	err = a.Containers.Logs(c.Context(), c.value, o, func(l engine.LogLine) error { return out.line(l, "") })
 	if err != nil && c.Context().Err() == nil {
 		a.Log.Error("reading logs failed", "container", c.value, "error", err)
 		out.fail(err)
@@ -79,13 +94,14 @@ type logWriter struct {
 	closed bool
 }
 
-func (l *logWriter) line(ll engine.LogLine) error {
-	b := make([]byte, 0, len(ll.Line)+len(timestampFormat)+2)
+// line writes a line; details are its attributes, which stand before it if they were asked for.
+func (l *logWriter) line(ll engine.LogLine, details string) error {
+	b := make([]byte, 0, len(ll.Line)+len(timestampFormat)+len(details)+2)
 	if l.timestamps {
 		b = append(ll.Time.UTC().AppendFormat(b, timestampFormat), ' ')
 	}
 	if l.details {
-		b = append(b, ' ') // no log option of Shoal's adds attributes to a line
+		b = append(append(b, details...), ' ') // no log option of Shoal's adds attributes of its own
 	}
 	b = append(b, ll.Line...)
 	stream := byte(frameStdout)

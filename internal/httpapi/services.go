@@ -14,6 +14,7 @@ func (a *api) serviceRoutes() []route {
 		get("/services/{id}", a.managed(a.inspectService)),
 		del("/services/{id}", a.managed(a.removeService)),
 		post("/services/{id}/update", a.managed(a.updateService)),
+		get("/services/{id}/logs", a.serviceLogs).lasting(0),
 	}
 }
 

@@ -6,6 +6,7 @@ func (a *api) taskRoutes() []route {
 	return []route{
 		get("/tasks", a.managed(a.listTasks)),
 		get("/tasks/{id}", a.managed(a.inspectTask)),
+		get("/tasks/{id}/logs", a.taskLogs).lasting(0),
 	}
 }
 

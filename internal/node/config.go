@@ -49,6 +49,10 @@ type Config struct {
 	Runtime string `json:"runtime"`
 	// Shim is the path of containerd-shim-shoal-v1; by default it is looked for beside shoald.
 	Shim string `json:"shim"`
+	// Init gives containers that do not say an init process, and InitPath is its program; by default shoal-init is looked
+	// for beside shoald.
+	Init     bool   `json:"init"`
+	InitPath string `json:"init-path"`
 	// SocketGroup owns the API's socket.
 	SocketGroup string `json:"group"`
 }
@@ -138,12 +142,15 @@ func (c *Config) Validate() error {
 			c.CgroupParent = "shoal.slice"
 		}
 	}
-	if c.Shim == "" {
+	for path, name := range map[*string]string{&c.Shim: "containerd-shim-shoal-v1", &c.InitPath: "shoal-init"} {
+		if *path != "" {
+			continue
+		}
 		self, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		c.Shim = filepath.Join(filepath.Dir(self), "containerd-shim-shoal-v1")
+		*path = filepath.Join(filepath.Dir(self), name)
 	}
 	if _, err := os.Stat(c.Shim); err != nil {
 		return fmt.Errorf("the shim is missing: %w: install it beside shoald or set \"shim\"", err)

@@ -176,3 +176,14 @@ func TestCompleteAddr(t *testing.T) {
 		}
 	}
 }
+
+func TestProxiesKeepTheirPasswords(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://me:canary@proxy:3128/")
+	t.Setenv("HTTPS_PROXY", "")
+	t.Setenv("https_proxy", "me:canary@proxy:3129")
+	t.Setenv("NO_PROXY", "localhost")
+	a, b, c := proxies()
+	if a != "http://xxxxx:xxxxx@proxy:3128/" || b != "xxxxx:xxxxx@proxy:3129" || c != "localhost" {
+		t.Errorf("%q %q %q", a, b, c)
+	}
+}

@@ -46,7 +46,7 @@ type manager struct {
 
 // openManager opens the port and the log. Nothing is served before run.
 func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, error) {
-	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.log)}
+	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.log)}
 	m.dispatch = dispatch.New(dispatch.Config{
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
 	})

@@ -7,7 +7,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,12 +25,14 @@ import (
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
+	"shoal.dev/shoal/internal/tasklog"
 )
 
 // Node is a running daemon.
 type Node struct {
 	cfg     Config // that the daemon was started with
 	live    atomic.Pointer[Config]
+	parts   parts
 	version string
 	log     *slog.Logger
 	id      string // the engine's ID, for `info`
@@ -66,6 +67,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 	containerd.RedirectLogs(log)
 	n := &Node{cfg: cfg, version: version, log: log, id: id}
 	n.live.Store(&cfg)
+	n.parts = findParts(ctx, cfg.Runtime)
 	for _, w := range cfg.openDoors() {
 		log.Warn(w)
 	}
@@ -100,7 +102,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 // open opens what every node has: the network, the engine and the API.
 func (n *Node) open(ctx context.Context) error {
 	kernel, err := overlay.Open(ctx, overlay.Config{
-		StateDir: filepath.Join(n.cfg.DataRoot, "network"), NetnsDir: filepath.Join(n.cfg.ExecRoot, "netns"), Log: n.log,
+		StateDir: filepath.Join(n.cfg.DataRoot, "network"), NetnsDir: filepath.Join(n.cfg.ExecRoot, "netns"), HostID: n.id, Log: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the network: %w", err)
@@ -108,7 +110,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.kernel = kernel
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
-		ShimPath: n.cfg.Shim, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
+		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
 		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, Log: n.log,
 	})
 	if err != nil {
@@ -118,7 +120,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
-		Networks: n, Log: n.log,
+		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
 	})
 	return nil
 }
@@ -141,9 +143,4 @@ func engineID(root string) (string, error) {
 	}
 	id := cluster.NewID()
 	return id, writeFile(path, []byte(id+"\n"))
-}
-
-func hashID(s string) []byte {
-	sum := sha256.Sum256([]byte(s))
-	return sum[:]
 }

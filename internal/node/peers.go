@@ -21,6 +21,7 @@ const dialTimeout = 3 * time.Second
 // peers holds this manager's own links to the other managers: what it asks the leader goes over them.
 type peers struct {
 	identity *pki.Holder
+	handler  http.Handler // what other managers may ask this node over its links
 	log      *slog.Logger
 
 	mu     sync.Mutex
@@ -32,8 +33,8 @@ type peerLink struct {
 	link *link.Link
 }
 
-func newPeers(id *pki.Holder, log *slog.Logger) *peers {
-	return &peers{identity: id, log: log, byAddr: map[string]*peerLink{}}
+func newPeers(id *pki.Holder, handler http.Handler, log *slog.Logger) *peers {
+	return &peers{identity: id, handler: handler, log: log, byAddr: map[string]*peerLink{}}
 }
 
 // to returns a live link to the manager at addr.
@@ -56,7 +57,7 @@ func (p *peers) to(ctx context.Context, addr string) (*link.Link, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	l, err := link.Dial(ctx, addr, link.DialConfig{Identity: p.identity, Log: p.log})
+	l, err := link.Dial(ctx, addr, link.DialConfig{Identity: p.identity, Handler: p.handler, Log: p.log})
 	if err != nil {
 		return nil, err
 	}

@@ -114,6 +114,7 @@ func (m *manager) routes(n *Node) http.Handler {
 		}
 		answer(w, struct{}{}, m.addVoter(r.Context(), req))
 	}))
+	m.routeNodes(mux)
 	mux.HandleFunc(apiPrefix+"/", n.serveForwarded)
 	return mux
 }

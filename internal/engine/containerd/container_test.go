@@ -254,10 +254,10 @@ func TestNetwork(t *testing.T) {
 		t.Errorf("network namespace %q, %v; the sandbox's is %q, %v", own, err1, want, err2)
 	}
 	ep := i.NetworkSettings.Networks["bridge"]
-	if ep == nil || ep.IPAddress.String() != "172.18.0.9" || ep.Gateway.String() != "172.18.0.1" || ep.IPPrefixLen != 16 || ep.MacAddress.String() != "02:42:ac:12:00:09" {
-		t.Errorf("endpoint %+v", ep)
+	if ep == nil || !netip.MustParsePrefix("172.18.0.0/16").Contains(ep.IPAddress) || ep.Gateway.String() != "172.18.0.1" || ep.IPPrefixLen != 16 || !strings.HasPrefix(ep.MacAddress.String(), "02:42:ac:12:00:") {
+		t.Fatalf("endpoint %+v", ep)
 	}
-	const line = "172.18.0.9\tdeep\n"
+	line := ep.IPAddress.String() + "\tdeep\n"
 	if !poll(10*time.Second, func() bool { return l.log(t, id) == line }) {
 		t.Errorf("/etc/hosts says %q", l.log(t, id))
 	}

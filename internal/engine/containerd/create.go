@@ -48,6 +48,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if err != nil {
 		return "", nil, err
 	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
+	if err != nil {
+		return "", nil, err
+	}
 	id := ledger.NewID()
 	mounts, err := e.planMounts(cfg, s.HostConfig)
 	if err != nil {
@@ -69,7 +73,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	}
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
-		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
+		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
 		Files: engine.Targets(s.Files),
 		State: ledger.State{Status: container.StateCreated},
 	}
@@ -189,8 +193,7 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		is   bool
 		what string
 	}{
-		{len(h.Links) > 0, "links"},
-		{h.Init != nil && *h.Init, "an init process inside containers"},
+		{len(h.Links) > 0 && !h.NetworkMode.IsUserDefined(), "links on the network bridge"},
 		{len(h.DeviceRequests) > 0, "device requests"},
 		{h.Cgroup != "", "another container's cgroup"},
 	}
@@ -203,13 +206,9 @@ func (e *Engine) check(c *container.Config, h *container.HostConfig) error {
 		return err
 	}
 	switch m := h.NetworkMode; {
-	case m == "", m == "default", m == "bridge":
-		if e.cfg.Sandboxes == nil {
-			return notYet("the bridge network on a host without Shoal's network")
-		}
 	case m.IsHost(), m.IsNone(), m.IsContainer():
-	default:
-		return notYet(fmt.Sprintf("the network mode %q of plain containers", m))
+	case e.cfg.Sandboxes == nil:
+		return notYet("networks on a host without Shoal's network")
 	}
 	return e.checkValues(c, h)
 }

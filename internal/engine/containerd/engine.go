@@ -48,7 +48,11 @@ type Config struct {
 	// have one each.
 	Namespace string
 	ShimPath  string // absolute path of containerd-shim-shoal-v1
-	Runtime   string // name or path of runc
+	// InitPath is the absolute path of shoal-init, which containers with an init process get as theirs. It is looked
+	// for when one starts. Init is what a container gets that does not say.
+	InitPath string
+	Init     bool
+	Runtime  string // name or path of runc
 	// CgroupParent is the cgroup under which containers get theirs; with SystemdCgroup a slice.
 	CgroupParent  string
 	SystemdCgroup bool

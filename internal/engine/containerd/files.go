@@ -50,20 +50,20 @@ func hostsFile(c *ledger.Container) ([]byte, error) {
 	}
 	for _, h := range c.HostConfig.ExtraHosts {
 		name, ip, ok := strings.Cut(h, ":")
-		if ok && ip == "host-gateway" && c.State.Sandbox.Gateway.IsValid() {
-			ip = c.State.Sandbox.Gateway.String()
+		if gw := c.State.Sandbox.Gateway(); ok && ip == "host-gateway" && gw != nil {
+			ip = gw.Gateway.String()
 		}
 		if _, err := netip.ParseAddr(strings.Trim(ip, "[]")); !ok || err != nil {
 			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid IP address in add-host: %q", ip)
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", strings.Trim(ip, "[]"), name)
 	}
-	if a := c.State.Sandbox.Addr; a.IsValid() {
+	for _, p := range c.State.Sandbox.Endpoints {
 		names := c.Config.Hostname
 		if c.Config.Domainname != "" {
 			names = c.Config.Hostname + "." + c.Config.Domainname + " " + names
 		}
-		fmt.Fprintf(&b, "%s\t%s\n", a, names)
+		fmt.Fprintf(&b, "%s\t%s\n", p.Addr, names)
 	}
 	return b.Bytes(), nil
 }

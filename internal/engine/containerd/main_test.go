@@ -10,7 +10,6 @@ import (
 	"log"
 	"log/slog"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +34,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/enginetest"
+	netfake "shoal.dev/shoal/internal/network/fake"
 )
 
 // cgroupParent is where the containers of an engine in dir are; cleanUp removes it.
@@ -109,7 +109,7 @@ func real(t testing.TB) *lab {
 func testConfig(dir string) Config {
 	return Config{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "st"), Namespace: "shoalt-engine",
-		ShimPath: filepath.Join(dir, "shim"), Runtime: "runc", CgroupParent: cgroupParent(dir),
+		ShimPath: filepath.Join(dir, "shim"), InitPath: filepath.Join(dir, "init"), Runtime: "runc", CgroupParent: cgroupParent(dir),
 		Sandboxes: &testNet{dir: filepath.Join(dir, "netns")},
 		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
@@ -129,6 +129,11 @@ func (l *lab) start() (stop func(), err error) {
 	undo = append(undo, func() { cleanUp(l.dir) })
 	if out, err := exec.Command("go", "build", "-o", filepath.Join(l.dir, "shim"), "shoal.dev/shoal/cmd/containerd-shim-shoal-v1").CombinedOutput(); err != nil {
 		return stop, fmt.Errorf("build the shim: %w\n%s", err, out)
+	}
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", filepath.Join(l.dir, "init"), "shoal.dev/shoal/cmd/shoal-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return stop, fmt.Errorf("build the init process: %w\n%s", err, out)
 	}
 	RedirectLogs(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -221,26 +226,29 @@ func poll(limit time.Duration, is func() bool) bool {
 	return true
 }
 
-// testNet makes empty network namespaces; it stands for the network.
+// testNet makes empty network namespaces and has everything else in memory; it stands for the network.
 type testNet struct {
+	netfake.Network
 	dir string
 	mu  sync.Mutex
 	got []string // "attach ID ADDR" and "detach ID"
 }
 
-func (n *testNet) Attach(_ context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
+func (n *testNet) Attach(ctx context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.got = append(n.got, fmt.Sprintf("attach %s %s", id, a.Ingress))
 	path := filepath.Join(n.dir, id)
-	sb := engine.Sandbox{NetNS: path, Addr: netip.MustParseAddr("172.18.0.9"), Gateway: netip.MustParseAddr("172.18.0.1"),
-		Bits: 16, MAC: "02:42:ac:12:00:09", Bridge: "bridge"}
 	for _, p := range a.Ports {
 		if p.First == enginetest.TakenPort {
-			return sb, errdefs.ErrConflict.WithMessage("Bind for 0.0.0.0:666 failed: port is already allocated")
+			return engine.Sandbox{}, errdefs.ErrConflict.WithMessage("Bind for 0.0.0.0:666 failed: port is already allocated")
 		}
-		sb.Ports = append(sb.Ports, engine.PublishedPort{Port: p.Port, HostIP: netip.IPv4Unspecified(), HostPort: max(p.First, 1)})
 	}
+	sb, err := n.Network.Attach(ctx, id, a)
+	if err != nil {
+		return sb, err
+	}
+	sb.NetNS = path
 	if _, err := os.Stat(path); err == nil {
 		return sb, nil
 	}
@@ -262,9 +270,12 @@ func (n *testNet) Attach(_ context.Context, id string, a engine.Attachment) (eng
 	return sb, <-done
 }
 
-func (n *testNet) Detach(_ context.Context, id string) error {
+func (n *testNet) Detach(ctx context.Context, id string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err := n.Network.Detach(ctx, id); err != nil {
+		return err
+	}
 	path := filepath.Join(n.dir, id)
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 		return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/containerd/shimdata"
 	"shoal.dev/shoal/internal/engine/ledger"
 )
@@ -208,6 +209,7 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
 			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)
 		}
+		e.ledger.ReportEndpoints(c.ID, c.State.Sandbox, engine.Sandbox{})
 	}
 	return nil
 }

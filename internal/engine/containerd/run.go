@@ -74,6 +74,7 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 			if derr := e.cfg.Sandboxes.Detach(cctx, c.ID); derr != nil {
 				e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", derr)
 			}
+			e.ledger.ReportEndpoints(c.ID, n.State.Sandbox, engine.Sandbox{})
 		}
 		if serr := e.save(cctx, &f, nil); serr != nil {
 			e.cfg.Log.Warn("cannot record why a container did not start", "container", c.ID, "error", serr)
@@ -94,16 +95,16 @@ func (e *Engine) usesSandbox(c *ledger.Container) bool {
 
 // attach gives the container its network.
 func (e *Engine) attach(ctx context.Context, c *ledger.Container) (engine.Sandbox, error) {
-	ports, err := ledger.PortRequests(c.Config.ExposedPorts, c.HostConfig)
+	a, err := c.Attachment()
 	if err != nil {
 		return engine.Sandbox{}, err
 	}
-	s, err := e.cfg.Sandboxes.Attach(ctx, c.ID, engine.Attachment{Ingress: c.Ingress, Ports: ports})
+	s, err := e.cfg.Sandboxes.Attach(ctx, c.ID, a)
 	if errdefs.IsConflict(err) {
 		return s, fmt.Errorf("failed to set up container networking: driver failed programming external connectivity on endpoint %s (%s): %w", c.Name, c.ID, err)
 	}
 	if err != nil {
-		return s, fmt.Errorf("attach container %s to the network: %w", c.ID[:12], err)
+		return s, fmt.Errorf("failed to set up container networking: %w", err)
 	}
 	return s, nil
 }
@@ -123,8 +124,10 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	}
 	if e.usesSandbox(n) {
 		if n.State.Sandbox, err = e.attach(ctx, n); err != nil {
+			n.State.Sandbox = engine.Sandbox{}
 			return err
 		}
+		e.ledger.ReportEndpoints(n.ID, engine.Sandbox{}, n.State.Sandbox)
 	}
 	if n.HostConfig.NetworkMode.IsContainer() {
 		err = e.adopt(n)

@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -147,7 +148,6 @@ func badInput(s *suite) {
 		return engine.Spec{Name: "bad", Config: &container.Config{Image: s.Image, Cmd: s.Command("sleep")},
 			HostConfig: &container.HostConfig{NetworkMode: "none"}}
 	}
-	on := true
 	for _, test := range []struct {
 		name  string
 		spoil func(*engine.Spec)
@@ -163,8 +163,15 @@ func badInput(s *suite) {
 		{"a port that is none", func(c *engine.Spec) {
 			c.HostConfig.PortBindings = network.PortMap{network.MustParsePort("80/tcp"): {{HostPort: "9-7"}}}
 		}, errdefs.IsInvalidArgument, `invalid port specification: "9-7"`},
-		{"network", func(c *engine.Spec) { c.HostConfig.NetworkMode = "mine" }, errdefs.IsNotImplemented, `"mine"`},
-		{"init", func(c *engine.Spec) { c.HostConfig.Init = &on }, errdefs.IsNotImplemented, "init"},
+		{"an address on the bridge", func(c *engine.Spec) {
+			c.HostConfig.NetworkMode, c.Networks = "bridge", map[string]*network.EndpointSettings{"bridge": {IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("172.18.0.9")}}}
+		}, errdefs.IsInvalidArgument, "invalid config for network bridge: invalid endpoint settings:\nuser-specified IP address is supported on user-defined networks only"},
+		{"an alias on the bridge", func(c *engine.Spec) {
+			c.HostConfig.NetworkMode, c.Networks = "bridge", map[string]*network.EndpointSettings{"bridge": {Aliases: []string{"x"}}}
+		}, errdefs.IsInvalidArgument, "network-scoped aliases are only supported for user-defined networks"},
+		{"host and another network", func(c *engine.Spec) {
+			c.HostConfig.NetworkMode, c.Networks = "host", map[string]*network.EndpointSettings{"bridge": {}}
+		}, errdefs.IsInvalidArgument, "container sharing network namespace with another container or host cannot be connected to any other network"},
 	} {
 		s.Run(test.name, func(t *testing.T) {
 			spec := base()

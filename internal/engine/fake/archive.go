@@ -240,6 +240,3 @@ func (e *Engine) Changes(_ context.Context, name string) ([]container.Filesystem
 	}
 	return list, nil
 }
-
-// made is an image that was made of a container.
-type made struct{ files tree }

@@ -151,11 +151,15 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err != nil {
 		return "", nil, err
 	}
-	cfg, err := ledger.Merged(s.Config, &container.Config{Cmd: []string{"sleep"}})
+	cfg, err := ledger.Merged(s.Config, e.imageConfig(image))
 	if err != nil {
 		return "", nil, err
 	}
 	mounts, err := volume.Plan(cfg, s.HostConfig, volume.Host{Container: e.ledger.Find})
+	if err != nil {
+		return "", nil, err
+	}
+	networks, err := ledger.Networks(s.HostConfig, s.Networks, e.findNetwork)
 	if err != nil {
 		return "", nil, err
 	}
@@ -177,7 +181,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 		h.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	e.ledger.Add(&ledger.Container{ID: id, Name: name, Created: time.Now(), Config: cfg, HostConfig: &h, ImageID: image,
-		Ingress: s.Ingress, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
+		Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Files: engine.Targets(s.Files), State: ledger.State{Status: container.StateCreated}}, "create")
 	if len(s.Files) > 0 {
 		e.mu.Lock()
 		e.files[id] = s.Files
@@ -218,16 +222,6 @@ func check(c *container.Config, h *container.HostConfig) error {
 	}
 	if _, err := ledger.PortRequests(nil, h); err != nil {
 		return err
-	}
-	missing := ""
-	switch m := h.NetworkMode; {
-	case h.Init != nil && *h.Init:
-		missing = "an init process inside containers"
-	case m != "" && m != "default" && m != "bridge" && !m.IsHost() && !m.IsNone() && !m.IsContainer():
-		missing = fmt.Sprintf("the network mode %q of plain containers", m)
-	}
-	if missing != "" {
-		return ledger.Errorf(errdefs.ErrNotImplemented, "not implemented yet: %s", missing)
 	}
 	return nil
 }

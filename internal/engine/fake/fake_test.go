@@ -3,7 +3,6 @@ package fake
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,12 +13,13 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/enginetest"
+	netfake "shoal.dev/shoal/internal/network/fake"
 )
 
 func TestConformance(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) enginetest.Fixture {
 		e := New()
-		e.Sandboxes = net{}
+		e.Sandboxes = net{&netfake.Network{}}
 		t.Cleanup(e.Close)
 		if err := errors.Join(e.AddImage("busybox:test"), e.Offer("registry.test/team/busybox:1")); err != nil {
 			t.Fatal(err)
@@ -30,20 +30,16 @@ func TestConformance(t *testing.T) {
 }
 
 // net gives a container every port that it asks for but the one that is taken.
-type net struct{}
+type net struct{ *netfake.Network }
 
-func (net) Attach(_ context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
-	s := engine.Sandbox{NetNS: "/netns/" + id, Addr: netip.MustParseAddr("172.18.0.9"), Bridge: "bridge"}
+func (n net) Attach(ctx context.Context, id string, a engine.Attachment) (engine.Sandbox, error) {
 	for _, p := range a.Ports {
 		if p.First == enginetest.TakenPort {
-			return s, errdefs.ErrConflict.WithMessage("Bind for 0.0.0.0:666 failed: port is already allocated")
+			return engine.Sandbox{}, errdefs.ErrConflict.WithMessage("Bind for 0.0.0.0:666 failed: port is already allocated")
 		}
-		s.Ports = append(s.Ports, engine.PublishedPort{Port: p.Port, HostIP: netip.IPv4Unspecified(), HostPort: max(p.First, 1)})
 	}
-	return s, nil
+	return n.Network.Attach(ctx, id, a)
 }
-
-func (net) Detach(context.Context, string) error { return nil }
 
 // In a bubble an hour of waiting takes no time, and nothing is left behind.
 func TestVirtualTime(t *testing.T) {

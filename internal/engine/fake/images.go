@@ -214,8 +214,14 @@ func (e *Engine) InspectImage(_ context.Context, ref string) (*image.InspectResp
 		return nil, err
 	}
 	tags, digests := e.names(id)
-	return &image.InspectResponse{ID: id, RepoTags: tags, RepoDigests: digests, Os: "linux", Architecture: "amd64",
-		Config: &dockerspec.DockerOCIImageConfig{}, Created: time.Unix(0, 0).UTC().Format(time.RFC3339)}, nil
+	r := &image.InspectResponse{ID: id, RepoTags: tags, RepoDigests: digests, Os: "linux", Architecture: "amd64",
+		Config: &dockerspec.DockerOCIImageConfig{}, Created: time.Unix(0, 0).UTC().Format(time.RFC3339),
+		RootFS: image.RootFS{Type: "layers", Layers: e.layersOf(id)}}
+	if m := e.made[id]; m != nil {
+		cfg := ledger.ImageConfig(m.config)
+		r.Config, r.Author, r.Comment = &cfg, m.author, m.comment
+	}
+	return r, nil
 }
 
 // RemoveImage implements engine.Images.

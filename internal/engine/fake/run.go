@@ -2,6 +2,7 @@ package fake
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,10 +64,15 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 		err = e.ledger.CanJoin(c)
 	}
 	if err == nil && e.usesSandbox(c) {
-		var ports []engine.PortRequest
-		if ports, err = ledger.PortRequests(c.Config.ExposedPorts, c.HostConfig); err == nil {
-			n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, engine.Attachment{Ingress: c.Ingress, Ports: ports})
+		var a engine.Attachment
+		if a, err = c.Attachment(); err == nil {
+			n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, a)
 		}
+		if err != nil {
+			n.State.Sandbox = engine.Sandbox{}
+			err = fmt.Errorf("failed to set up container networking: %w", err)
+		}
+		e.ledger.ReportEndpoints(c.ID, engine.Sandbox{}, n.State.Sandbox)
 	}
 	if err == nil {
 		err = e.volumes.Mount(ctx, c.ID, c.Mounts)
@@ -74,6 +80,7 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	if err != nil {
 		if e.usesSandbox(c) {
 			_ = e.Sandboxes.Detach(ctx, c.ID) // the start's error is the one to tell
+			e.ledger.ReportEndpoints(c.ID, n.State.Sandbox, engine.Sandbox{})
 		}
 		f := *c
 		if f.State.Status == container.StateRestarting {
@@ -213,6 +220,7 @@ func (e *Engine) end(id string, code int, oom bool) {
 	_ = e.volumes.Unmount(id, c.Mounts) // in memory it cannot fail
 	if c.State.Sandbox.NetNS != "" {
 		_ = e.Sandboxes.Detach(context.Background(), id)
+		e.ledger.ReportEndpoints(id, c.State.Sandbox, engine.Sandbox{})
 	}
 	if c.HostConfig.AutoRemove && !c.State.Keep {
 		e.drop(c, true)

@@ -67,7 +67,12 @@ var filters = map[string]func(l *Ledger, c *Container, value string) (bool, erro
 		return container.Isolation(v).IsDefault(), nil
 	},
 	"network": func(_ *Ledger, c *Container, v string) (bool, error) {
-		return NetworkName(c.HostConfig.NetworkMode) == v, nil
+		for name, e := range endpoints(c) { // a name, an ID or the beginning of one
+			if name == v || v != "" && strings.HasPrefix(e.NetworkID, v) {
+				return true, nil
+			}
+		}
+		return false, nil
 	},
 	"volume": func(_ *Ledger, c *Container, v string) (bool, error) {
 		return slices.ContainsFunc(c.Mounts, func(m container.MountPoint) bool {

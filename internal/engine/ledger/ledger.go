@@ -21,6 +21,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/health"
@@ -36,6 +37,7 @@ type Container struct {
 	HostConfig *container.HostConfig
 	ImageID    string
 	Ingress    netip.Addr
+	Networks   map[string]*network.EndpointSettings `json:",omitempty"` // what it is on when it runs, by the networks' names
 	Mounts     []container.MountPoint
 	Subpaths   map[string]string `json:",omitempty"` // by destination, the part of a volume that is mounted there
 	Files      []string          `json:",omitempty"` // targets of the files that were given for it, by number; see engine.File

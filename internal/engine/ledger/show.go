@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"fmt"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -101,21 +100,6 @@ func Inspect(c *Container) *container.InspectResponse {
 			Networks:   endpoints(c),
 		},
 	}
-}
-
-func endpoints(c *Container) map[string]*network.EndpointSettings {
-	if c.HostConfig.NetworkMode.IsContainer() {
-		return map[string]*network.EndpointSettings{} // they are the other's
-	}
-	e := &network.EndpointSettings{}
-	if sb := c.State.Sandbox; sb.Addr.IsValid() {
-		e.IPAddress, e.Gateway, e.IPPrefixLen = sb.Addr, sb.Gateway, sb.Bits
-		e.EndpointID = c.ID
-		if mac, err := net.ParseMAC(sb.MAC); err == nil {
-			e.MacAddress = network.HardwareAddr(mac)
-		}
-	}
-	return map[string]*network.EndpointSettings{NetworkName(c.HostConfig.NetworkMode): e}
 }
 
 // command is a command line as `ps` shows it: an argument with a space in quotes.

@@ -29,6 +29,7 @@ import (
 // Engine keeps containers and images in memory. A container runs until it is stopped or killed.
 type Engine struct {
 	*volumes
+	networks
 	mu     sync.Mutex
 	ByName map[string]*Container
 	ByRef  map[string]image.Summary
@@ -41,6 +42,8 @@ type Engine struct {
 	Panics bool
 	Purged []string // what was removed with its volumes
 	Files  Files
+
+	Committed engine.CommitOptions // of the last Commit
 
 	frozen  map[string]bool // by ID
 	samples int

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
@@ -222,19 +221,12 @@ func taskOf(s swarm.Service) swarm.Task {
 }
 
 func (f *Swarm) Task(_ context.Context, id string) (*swarm.Task, error) {
-	return nil, errdefs.ErrNotFound.WithMessage("task " + id + " not found")
-}
-
-// Networks is the one network of every host.
-type Networks struct{}
-
-func (Networks) Networks(context.Context, map[string][]string) ([]network.Inspect, error) {
-	return []network.Inspect{{Network: network.Network{Name: "bridge", ID: "b1", Driver: "bridge", Scope: "local"}}}, nil
-}
-
-func (Networks) Network(_ context.Context, id, _ string, _ bool) (*network.Inspect, error) {
-	if id != "bridge" {
-		return nil, errdefs.ErrNotFound.WithMessage("network " + id + " not found")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.ByName {
+		if t := taskOf(s); t.ID == id {
+			return &t, nil
+		}
 	}
-	return &network.Inspect{Network: network.Network{Name: "bridge"}, Status: &network.Status{}}, nil
+	return nil, errdefs.ErrNotFound.WithMessage("task " + id + " not found")
 }

@@ -43,15 +43,28 @@ const tcpOverhead = 40
 
 // State is what the ruleset shall do.
 type State struct {
-	Bridge string // the interface that containers hang on
+	Bridge string // the interface that tasks of services hang on
 	Tunnel string // the interface of tunnels to other nodes
-	Subnet netip.Prefix
+	// Bridges are all interfaces that containers hang on, Bridge among them, sorted by name.
+	Bridges []Bridge
 	// MTU is the tunnel's, in bytes.
 	MTU int
 	// Published are the ports of the host that lead to containers, sorted.
 	Published []Published
 	// Mesh is nil outside a swarm; then the ruleset gives containers a way out and no more.
 	Mesh *network.Ingress
+}
+
+// Bridge is an interface that the containers of one network hang on.
+type Bridge struct {
+	Name   string
+	Subnet netip.Prefix
+	// Together says whether its containers may reach each other through the host.
+	Together bool
+	// Internal says that nothing goes in or out.
+	Internal bool
+	// Masquerade says that what leaves the host gets the host's address.
+	Masquerade bool
 }
 
 // Published is a port of the host that leads to a container's.
@@ -117,12 +130,13 @@ func (t *Table) HasMesh() (bool, error) {
 	return slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == tableName && c.Name == "mesh-in" }), nil
 }
 
-// Publish replaces the published ports of a ruleset from before a restart and leaves the rest of it alone.
-func (t *Table) Publish(ctx context.Context, ports []Published) error {
+// Publish replaces the bridges and the published ports of a ruleset from before a restart and leaves the rest of it
+// alone.
+func (t *Table) Publish(ctx context.Context, bridges []Bridge, ports []Published) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.have = nil
-	if err := t.nft(ctx, publishText(ports)); err != nil {
+	if err := t.nft(ctx, publishText(bridges, ports)); err != nil {
 		return err
 	}
 	return t.moveFlows(nil, State{Published: ports})

@@ -118,7 +118,7 @@ func sameRules(a, b State) bool {
 	if a.Mesh != nil && (a.Mesh.Subnet != b.Mesh.Subnet || a.Mesh.VNI != b.Mesh.VNI || a.Mesh.Port != b.Mesh.Port || a.MTU != b.MTU) {
 		return false
 	}
-	return a.Bridge == b.Bridge && a.Tunnel == b.Tunnel && a.Subnet == b.Subnet
+	return a.Bridge == b.Bridge && a.Tunnel == b.Tunnel && slices.Equal(a.Bridges, b.Bridges)
 }
 
 // sameElements says whether the two have equal elements.
@@ -137,13 +137,14 @@ func sameElements(a, b State) bool {
 // render is the whole ruleset as text for the nft program, in place of whatever is in our tables.
 func render(s State) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "define BRIDGE = %q\ndefine TUNNEL = %q\ndefine SUBNET = %s\n", s.Bridge, s.Tunnel, s.Subnet.Masked())
+	fmt.Fprintf(&b, "define BRIDGE = %q\ndefine TUNNEL = %q\n", s.Bridge, s.Tunnel)
 	if m := s.Mesh; m != nil {
 		fmt.Fprintf(&b, "define MESH = %s\ndefine VNI = %d\ndefine PORT = %d\ndefine MSS = %d\ndefine ANYCAST = %s\n",
 			m.Subnet.Masked(), m.VNI, m.Port, s.MTU-tcpOverhead, hwAddr(anycast))
 	}
 	b.WriteString(clearText)
 	b.WriteString(baseText)
+	writeBridges(&b, s.Bridges)
 	e := elementsOf(s)
 	writePublished(&b, e)
 	if s.Mesh == nil {
@@ -175,10 +176,42 @@ func writePublished(b *strings.Builder, e elements) {
 	writeElements(b, "ip shoal bound", e.bound, to)
 }
 
-// publishText replaces the published ports in one transaction.
-func publishText(ports []Published) string {
+// writeBridges fills the sets of bridges, which change too seldom to be worth a difference.
+func writeBridges(b *strings.Builder, bridges []Bridge) {
+	all := map[string]map[string]struct{}{}
+	add := func(set, element string) {
+		if all[set] == nil {
+			all[set] = map[string]struct{}{}
+		}
+		all[set][element] = struct{}{}
+	}
+	for _, r := range bridges {
+		name := fmt.Sprintf("%q", r.Name)
+		add("bridges", name)
+		add("subnets", r.Subnet.Masked().String())
+		if r.Together {
+			add("together", name+" . "+name)
+		}
+		if r.Internal {
+			add("internal", name)
+		}
+		if r.Masquerade {
+			add("masqueraded", r.Subnet.Masked().String())
+		}
+	}
+	for _, set := range slices.Sorted(maps.Keys(all)) {
+		writeElements(b, "ip shoal "+set, all[set], func(struct{}) string { return "" })
+	}
+}
+
+// publishText replaces the bridges and the published ports in one transaction.
+func publishText(bridges []Bridge, ports []Published) string {
 	var b strings.Builder
+	for _, set := range []string{"bridges", "subnets", "together", "internal", "masqueraded"} {
+		fmt.Fprintf(&b, "flush set ip shoal %s\n", set)
+	}
 	b.WriteString("flush map ip shoal published\nflush map ip shoal bound\n")
+	writeBridges(&b, bridges)
 	writePublished(&b, elementsOf(State{Published: ports}))
 	return b.String()
 }

@@ -13,10 +13,11 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/local"
 	"shoal.dev/shoal/internal/network/ports"
 )
 
-// subnet is that of the host's bridge; the first address is the bridge's own.
+// subnet is that of the network bridge.
 var subnet = netip.MustParsePrefix("172.18.0.0/16")
 
 // Network is the network of one host. The zero value is a host that was just started. Its methods are safe for
@@ -26,16 +27,17 @@ type Network struct {
 	desired  network.Desired
 	applied  int
 	attached map[string]attachment
-	used     map[netip.Addr]bool
-	cursor   netip.Addr
+	networks *local.Book // nil until it is needed
+	made     int         // networks and endpoints, for their IDs
 	book     ports.Book
 	fail     error
 }
 
 type attachment struct {
-	addr, ingress netip.Addr
-	asked         []engine.PortRequest
-	ports         []engine.PublishedPort
+	ingress   netip.Addr
+	endpoints []engine.Endpoint
+	asked     []engine.PortRequest
+	ports     []engine.PublishedPort
 }
 
 // Apply keeps d as what the kernel would hold.
@@ -60,19 +62,15 @@ func (n *Network) Attach(ctx context.Context, id string, want engine.Attachment)
 	if id == "" {
 		return engine.Sandbox{}, fmt.Errorf("invalid container ID %q: %w", id, errdefs.ErrInvalidArgument)
 	}
-	a, there := n.attached[id]
-	if !there {
-		addr, err := n.nextAddr()
-		if err != nil {
-			return engine.Sandbox{}, err
-		}
-		a.addr = addr
-	}
+	a := n.attached[id]
 	a.ingress = want.Ingress
+	var err error
+	if a.endpoints, err = n.place(id, want, a.endpoints); err != nil {
+		return engine.Sandbox{}, err
+	}
 	if n.attached == nil {
 		n.attached = map[string]attachment{}
 	}
-	var err error
 	if !slices.Equal(a.asked, want.Ports) {
 		n.book.Release(id)
 		var swarm []network.Port
@@ -88,10 +86,7 @@ func (n *Network) Attach(ctx context.Context, id string, want engine.Attachment)
 	if err != nil {
 		return engine.Sandbox{}, err
 	}
-	return engine.Sandbox{
-		NetNS: "/fake/netns/" + id, Addr: a.addr, Gateway: subnet.Addr().Next(), Bits: subnet.Bits(),
-		MAC: network.MAC(a.addr).String(), Bridge: "bridge", Ports: a.ports,
-	}, nil
+	return engine.Sandbox{NetNS: "/fake/netns/" + id, Endpoints: slices.Clone(a.endpoints), Ports: a.ports}, nil
 }
 
 // Detach implements engine.Sandboxes.
@@ -102,7 +97,9 @@ func (n *Network) Detach(ctx context.Context, id string) error {
 		return err
 	}
 	n.book.Release(id)
-	delete(n.used, n.attached[id].addr)
+	for _, e := range n.attached[id].endpoints {
+		n.networks.Leave(e.NetworkID, e.ID)
+	}
 	delete(n.attached, id)
 	return nil
 }
@@ -134,22 +131,4 @@ func (n *Network) refusal(ctx context.Context) error {
 		return err
 	}
 	return n.fail
-}
-
-// nextAddr gives addresses in order, and one that was freed only when all others were given.
-func (n *Network) nextAddr() (netip.Addr, error) {
-	if n.used == nil {
-		n.used, n.cursor = map[netip.Addr]bool{}, subnet.Addr().Next()
-	}
-	for a := n.cursor; len(n.used) < 1<<16-3; {
-		if a = a.Next(); !subnet.Contains(a.Next()) { // the last one is for broadcasts
-			a = subnet.Addr().Next()
-			continue
-		}
-		if !n.used[a] {
-			n.used[a], n.cursor = true, a
-			return a, nil
-		}
-	}
-	return netip.Addr{}, fmt.Errorf("no available IPv4 addresses on this host's bridge (%s, %d containers): %w", subnet, len(n.used), errdefs.ErrResourceExhausted)
 }

@@ -33,8 +33,9 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 		if again := attach(t, n, "c", netip.MustParseAddr("10.77.0.11")); !reflect.DeepEqual(again, first) {
 			t.Errorf("with an ingress address %+v, without %+v", again, first)
 		}
-		p := netip.PrefixFrom(first.Gateway, first.Bits).Masked()
-		if first.NetNS == "" || first.Bridge != "bridge" || !p.Contains(first.Addr) || first.Addr == first.Gateway || first.MAC != network.MAC(first.Addr).String() {
+		e := first.Endpoints[0]
+		p := netip.PrefixFrom(e.Gateway, e.Bits).Masked()
+		if first.NetNS == "" || e.Network != "bridge" || e.Interface != "eth0" || !p.Contains(e.Addr) || e.Addr == e.Gateway || e.MAC != network.MAC(e.Addr).String() {
 			t.Errorf("%+v", first)
 		}
 	})
@@ -48,10 +49,11 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 				s, err := n.Attach(t.Context(), fmt.Sprint("c", i), engine.Attachment{})
 				mu.Lock()
 				defer mu.Unlock()
-				if err != nil || seen[s.Addr] || seen[s.NetNS] {
+				if err != nil || seen[s.Endpoints[0].Addr] || seen[s.NetNS] {
 					t.Errorf("%+v %v", s, err)
+					return
 				}
-				seen[s.Addr], seen[s.NetNS] = true, true
+				seen[s.Endpoints[0].Addr], seen[s.NetNS] = true, true
 			})
 		}
 		all.Wait()
@@ -67,10 +69,11 @@ func Run(t *testing.T, open func(t *testing.T) Network) {
 				t.Error(err)
 			}
 		}
-		if s := attach(t, n, "c", none); s.Addr == first.Addr {
-			t.Errorf("%s is used again at once", s.Addr)
+		if s := attach(t, n, "c", none); s.Endpoints[0].Addr == first.Endpoints[0].Addr {
+			t.Errorf("%s is used again at once", s.Endpoints[0].Addr)
 		}
 	})
+	t.Run("networks", func(t *testing.T) { networks(t, open(t)) })
 	t.Run("published ports", func(t *testing.T) { published(t, open(t)) })
 	t.Run("any state follows any", func(t *testing.T) {
 		n := open(t)

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,18 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/local"
 )
-
-// The bridge's subnets are those that Docker takes for its own: 172.18.0.0/16 is docker_gwbridge's usual one.
-const firstSubnet, lastSubnet = 18, 31
-
-func subnetNumber(n byte) netip.Prefix {
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{172, n, 0, 0}), 16)
-}
 
 // maxMTU is the MTU of containers' interfaces, in bytes, unless the host's way out has a smaller one.
 const maxMTU = 1500
@@ -57,21 +53,17 @@ func (k *Kernel) findSubnet() (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	candidates := []netip.Prefix{k.cfg.Subnet.Masked()}
-	for n := byte(firstSubnet); n <= lastSubnet; n++ {
-		candidates = append(candidates, subnetNumber(n))
+	candidates := slices.Collect(local.Pools)
+	if k.cfg.Subnet.IsValid() {
+		candidates = slices.Insert(candidates, 0, k.cfg.Subnet.Masked())
 	}
 	for _, c := range candidates {
-		free := true
-		for _, u := range used {
-			free = free && !c.Overlaps(u)
-		}
-		if free {
+		if !slices.ContainsFunc(used, c.Overlaps) {
 			return c, nil
 		}
 	}
 	return netip.Prefix{}, fmt.Errorf("no free subnet for the bridge %s: the host has routes or addresses in each of %s to %s",
-		k.cfg.BridgeName, candidates[1], candidates[len(candidates)-1])
+		k.cfg.BridgeName, candidates[0], candidates[len(candidates)-1])
 }
 
 // usedPrefixes is what the host's addresses and routes cover, but for default routes.
@@ -96,24 +88,12 @@ func (k *Kernel) usedPrefixes() ([]netip.Prefix, error) {
 	return used, nil
 }
 
-// ensureBase makes the bridge and the settings that containers need.
+// ensureBase makes the bridges and the settings that containers need.
 func (k *Kernel) ensureBase() error {
-	gw := gateway(k.subnet)
-	l, err := k.ensureLink(&netlink.Bridge{
-		LinkAttrs:         netlink.LinkAttrs{Name: k.cfg.BridgeName, MTU: maxMTU, HardwareAddr: network.MAC(gw), TxQLen: -1},
-		MulticastSnooping: new(bool),
-	})
-	if err != nil {
-		return err
-	}
-	if err := k.ensureAddr(l, netip.PrefixFrom(gw, k.subnet.Bits())); err != nil {
-		return err
-	}
-	if err := k.ensureSettings(l.Attrs().Name); err != nil {
-		return err
-	}
-	if err := k.ensureUp(l); err != nil {
-		return err
+	for _, n := range k.boxes.networks() {
+		if err := k.ensureBridge(n); err != nil {
+			return err
+		}
 	}
 	return k.host.in(func() error {
 		changed, err := setSysctl("net/ipv4/ip_forward", "1")
@@ -127,6 +107,27 @@ func (k *Kernel) ensureBase() error {
 		return nil
 	})
 }
+
+// ensureBridge makes the interface that a network's containers hang on.
+func (k *Kernel) ensureBridge(n local.Network) error {
+	l, err := k.ensureLink(&netlink.Bridge{
+		LinkAttrs:         netlink.LinkAttrs{Name: n.BridgeName(), MTU: bridgeMTU(n), HardwareAddr: network.MAC(n.Gateway()), TxQLen: -1},
+		MulticastSnooping: new(bool),
+	})
+	if err != nil {
+		return err
+	}
+	if err := k.ensureAddr(l, netip.PrefixFrom(n.Gateway(), n.Subnet().Bits())); err != nil {
+		return err
+	}
+	if err := k.ensureSettings(l.Attrs().Name); err != nil {
+		return err
+	}
+	return k.ensureUp(l)
+}
+
+// bridgeMTU is what the network asks for; containers' interfaces may have less.
+func bridgeMTU(n local.Network) int { return cmp.Or(n.MTU(), maxMTU) }
 
 // ensureSettings sets what an interface of ours needs: answers to 127.0.0.1 come in over it, the way back may be
 // another one, and IPv6 is not ours yet.

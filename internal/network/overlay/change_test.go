@@ -180,7 +180,7 @@ func TestDriftIsRepaired(t *testing.T) {
 		return err
 	}
 	l.must(works())
-	outside := h.k.boxes.byID["c1"].Outside
+	outside := h.k.boxes.byID["c1"].Endpoints[0].Outside
 	for _, damage := range []string{
 		"ip route del 10.77.0.11", "ip route del 10.77.0.12", "ip route flush table 200", "ip rule del pref 200",
 		"ip link del shoal-vx", "ip link del shoal-gw", "ip link del " + outside, "ip link set shoal-vx down", "ip link set shoal-gw down",
@@ -316,8 +316,8 @@ func TestRestart(t *testing.T) {
 		t.Errorf("Open changed something: %s", d)
 	}
 	sb, err := h.k.Attach(t.Context(), "c1", engine.Attachment{Ingress: l.boxes[0].ingress})
-	if err != nil || sb.Addr != l.boxes[0].addr {
-		t.Errorf("the container's address was %s and is %s: %v", l.boxes[0].addr, sb.Addr, err)
+	if err != nil || sb.Endpoints[0].Addr != l.boxes[0].addr {
+		t.Errorf("the container's address was %s and is %s: %v", l.boxes[0].addr, sb.Endpoints[0].Addr, err)
 	}
 	l.must(h.k.Apply(t.Context(), l.desired(h, pubs...)))
 	check("after the first Apply")
@@ -325,8 +325,8 @@ func TestRestart(t *testing.T) {
 		t.Errorf("the first Apply changed something: %s", d)
 	}
 	other, err := h.k.Attach(t.Context(), "new", engine.Attachment{})
-	if err != nil || other.Addr == sb.Addr {
-		t.Errorf("a new container's address is %s: %v", other.Addr, err)
+	if err != nil || other.Endpoints[0].Addr == sb.Endpoints[0].Addr {
+		t.Errorf("a new container's address is %s: %v", other.Endpoints[0].Addr, err)
 	}
 }
 
@@ -423,10 +423,10 @@ func TestAttachAndDetach(t *testing.T) {
 	for i := range 20 { // an address rests before it is used again
 		sb, err := k.Attach(t.Context(), "c", engine.Attachment{})
 		l.must(err)
-		if seen[sb.Addr] {
-			t.Errorf("round %d: %s again", i, sb.Addr)
+		if seen[sb.Endpoints[0].Addr] {
+			t.Errorf("round %d: %s again", i, sb.Endpoints[0].Addr)
 		}
-		seen[sb.Addr] = true
+		seen[sb.Endpoints[0].Addr] = true
 		l.must(k.Detach(t.Context(), "c"))
 		l.must(k.Detach(t.Context(), "c"))
 	}
@@ -439,10 +439,10 @@ func TestAttachAndDetach(t *testing.T) {
 			sb, err := k.Attach(t.Context(), id, engine.Attachment{})
 			mu.Lock()
 			defer mu.Unlock()
-			if other, taken := at[sb.Addr]; err != nil || taken && other != id {
-				t.Errorf("%s and %s have %s: %v", id, other, sb.Addr, err)
+			if other, taken := at[sb.Endpoints[0].Addr]; err != nil || taken && other != id {
+				t.Errorf("%s and %s have %s: %v", id, other, sb.Endpoints[0].Addr, err)
 			}
-			at[sb.Addr] = id
+			at[sb.Endpoints[0].Addr] = id
 		})
 	}
 	wg.Wait()
@@ -463,20 +463,6 @@ func TestAttachAndDetach(t *testing.T) {
 		l.must(k.Detach(t.Context(), fmt.Sprintf("p%d", i)))
 	}
 	l.eventually("interfaces are gone", func() bool { return !strings.Contains(l.sh(l.hosts[0].space, "ip", "link"), "master shoal-gw") })
-}
-
-func TestAddressesRunOut(t *testing.T) {
-	b := &boxes{subnet: netip.MustParsePrefix("192.0.2.0/29"), byID: map[string]*box{}, used: map[netip.Addr]bool{}}
-	b.cursor = gateway(b.subnet)
-	for i := range 5 { // .2 to .6: the network, the bridge and the broadcast address are no container's
-		x, err := b.find(fmt.Sprint(i))
-		if err != nil || x.Addr != netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + i)}) {
-			t.Fatal(x, err)
-		}
-	}
-	if _, err := b.find("one too many"); err == nil || !strings.Contains(err.Error(), "192.0.2.0/29") {
-		t.Error(err)
-	}
 }
 
 func TestSuite(t *testing.T) {

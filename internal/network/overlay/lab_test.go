@@ -152,13 +152,22 @@ func (l *lab) handle(s *space) *netlink.Handle {
 // that it sees; a line "put N" is answered after N more bytes.
 func (l *lab) run(h *labHost, id, ingress string, ports ...engine.PortRequest) *labBox {
 	l.t.Helper()
-	b := &labBox{id: id, host: h}
+	a := engine.Attachment{Ports: ports}
 	if ingress != "" {
-		b.ingress = netip.MustParseAddr(ingress)
+		a.Ingress = netip.MustParseAddr(ingress)
 	}
-	sb, err := h.k.Attach(l.t.Context(), id, engine.Attachment{Ingress: b.ingress, Ports: ports})
+	return l.runOn(h, id, a)
+}
+
+// runOn is run with everything that can be asked of the network.
+func (l *lab) runOn(h *labHost, id string, a engine.Attachment) *labBox {
+	l.t.Helper()
+	b := &labBox{id: id, host: h, ingress: a.Ingress}
+	sb, err := h.k.Attach(l.t.Context(), id, a)
 	l.must(err)
-	b.addr = sb.Addr
+	if len(sb.Endpoints) > 0 {
+		b.addr = sb.Endpoints[0].Addr
+	}
 	b.space, err = openSpace(sb.NetNS)
 	l.must(err)
 	var tcp net.Listener

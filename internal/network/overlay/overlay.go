@@ -1,10 +1,10 @@
-// Package overlay brings a host's kernel to the network that is desired: the bridge that containers hang on, their
+// Package overlay brings a host's kernel to the network that is desired: the bridges that containers hang on, their
 // network namespaces, the tunnels to other nodes, and the routes to the addresses of tasks. Package balance, which it
-// drives, has the rules.
+// drives, has the rules, and package local the host's networks.
 //
 // It decides how the desired network is put into links, routes and rules, and in which order, so that nothing is sent
-// to where it cannot arrive yet or any more. It owns the bridge and the tunnel device named in [Config], the routes and
-// rules of protocol 83, routing table 200, the namespaces in [Config].NetnsDir, and the files in [Config].StateDir. It
+// to where it cannot arrive yet or any more. It owns the bridges of the host's networks and the tunnel device named in
+// [Config], the routes and rules of protocol 83, routing table 200, the namespaces in [Config].NetnsDir, and the files in [Config].StateDir. It
 // never touches other interfaces, and of the host's settings only net.ipv4.ip_forward, which it turns on.
 //
 // The mesh: each task's address on it is a second address of its container's interface. Every node has a route to
@@ -35,10 +35,12 @@ type Config struct {
 	StateDir string
 	// NetnsDir gets a file for each container's network namespace.
 	NetnsDir string
-	// BridgeName and TunnelName name the interfaces; "" is shoal-gw and shoal-vx.
+	// BridgeName, of the network "bridge", and TunnelName name the interfaces; "" is shoal-gw and shoal-vx.
 	BridgeName, TunnelName string
-	// Subnet is the bridge's where it is free and none was chosen before; zero is 172.18.0.0/16. Otherwise it is the
-	// first free one of 172.18.0.0/16 to 172.31.0.0/16.
+	// HostID is what the IDs of the predefined networks follow from: any text that stays and differs between hosts.
+	HostID string
+	// Subnet is the bridge's where it is free and none was chosen before; otherwise, and if it is zero, it is the first
+	// free one of [local.Pools].
 	Subnet netip.Prefix
 	// NetNS is the path of the network namespace to work in; "" is the process's own.
 	NetNS string
@@ -105,9 +107,6 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.TunnelName == "" {
 		cfg.TunnelName = "shoal-vx"
-	}
-	if !cfg.Subnet.IsValid() {
-		cfg.Subnet = subnetNumber(firstSubnet)
 	}
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = 5 * time.Second
@@ -199,10 +198,11 @@ func (k *Kernel) Down(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.want, k.have = nil, nil
-	errs := []error{k.table.Remove(ctx), k.removeMesh(), k.boxes.clear(), k.removeLink(k.cfg.BridgeName)}
-	if err := os.RemoveAll(k.subnetFile()); err != nil {
-		errs = append(errs, err)
+	errs := []error{k.table.Remove(ctx), k.removeMesh(), k.boxes.clear()}
+	for _, n := range k.boxes.networks() {
+		errs = append(errs, k.removeLink(n.BridgeName()))
 	}
+	errs = append(errs, os.RemoveAll(k.boxes.networksDir()), os.RemoveAll(k.subnetFile()))
 	k.subnet = netip.Prefix{}
 	return errors.Join(errs...)
 }
@@ -286,7 +286,7 @@ func (k *Kernel) apply(ctx context.Context, want, have *mesh) error {
 }
 
 func (k *Kernel) rules(m *network.Ingress, mtu int) balance.State {
-	return balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Subnet: k.subnet, MTU: mtu, Mesh: m, Published: k.boxes.published()}
+	return balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Bridges: k.boxes.bridges(), MTU: mtu, Mesh: m, Published: k.boxes.published()}
 }
 
 // note remembers what was changed, for Run's log.

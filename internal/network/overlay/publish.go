@@ -19,6 +19,7 @@ import (
 // takePorts gives a container the ports that it asks for, or leaves it those that it has if it asks for the same. x is
 // locked.
 func (b *boxes) takePorts(x *box, want []engine.PortRequest, swarm []network.Port, probe ports.Probe) error {
+	want = x.bound(want)
 	if slices.Equal(x.Asked, want) {
 		return nil
 	}
@@ -33,15 +34,34 @@ func (b *boxes) takePorts(x *box, want []engine.PortRequest, swarm []network.Por
 	return errors.Join(err, writeJSON(b.file(x.ID), x))
 }
 
+// bound fills in the address of the host that the container's network has for ports that name none.
+func (x *box) bound(want []engine.PortRequest) []engine.PortRequest {
+	way := x.way()
+	if way == nil || !way.net.HostBinding().IsValid() {
+		return want
+	}
+	want = slices.Clone(want)
+	for i := range want {
+		if !want[i].HostIP.IsValid() {
+			want[i].HostIP = way.net.HostBinding()
+		}
+	}
+	return want
+}
+
 // published are the ports of all containers, sorted.
 func (b *boxes) published() []balance.Published {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var list []balance.Published
 	for _, x := range b.byID {
+		way := x.way()
+		if way == nil { // on internal networks only: nothing comes in, as in Docker
+			continue
+		}
 		for _, p := range x.Ports {
 			list = append(list, balance.Published{
-				Protocol: string(p.Port.Proto()), IP: p.HostIP, Port: p.HostPort, To: netip.AddrPortFrom(x.Addr, p.Port.Num()),
+				Protocol: string(p.Port.Proto()), IP: p.HostIP, Port: p.HostPort, To: netip.AddrPortFrom(way.Addr, p.Port.Num()),
 			})
 		}
 	}
@@ -61,10 +81,15 @@ func (k *Kernel) swarmPorts() []network.Port {
 	return k.want.Ingress.Ports
 }
 
-// publish brings the ruleset to the containers' ports.
+// publish brings the ruleset to the host's networks and the containers' ports.
 func (k *Kernel) publish(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.republish(ctx)
+}
+
+// republish is publish with k.mu held.
+func (k *Kernel) republish(ctx context.Context) error {
 	switch {
 	case !k.subnet.IsValid(): // taken down meanwhile
 		return nil
@@ -83,7 +108,7 @@ func (k *Kernel) publish(ctx context.Context) error {
 		return err
 	}
 	if mesh {
-		return k.table.Publish(ctx, k.boxes.published())
+		return k.table.Publish(ctx, k.boxes.bridges(), k.boxes.published())
 	}
 	return k.table.Apply(ctx, k.rules(nil, 0))
 }

@@ -27,7 +27,7 @@ func TestPublish(t *testing.T) {
 	other := l.run(h, "other", "")
 	ports := []engine.PortRequest{request("80/tcp", "", 8080), request("80/udp", "", 8080), request("80/tcp", "127.0.0.1", 8081), request("80/tcp", h.addr, 8082)}
 	c := l.run(h, "c", "", ports...)
-	client, own, gw := netip.MustParseAddr(clientAddr), netip.MustParseAddr(h.addr), h.k.boxes.gateway()
+	client, own, gw := netip.MustParseAddr(clientAddr), netip.MustParseAddr(h.addr), gateway(h.k.subnet)
 	check := func(when string) {
 		t.Helper()
 		for _, test := range []struct {
