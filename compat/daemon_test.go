@@ -25,13 +25,9 @@ import (
 // client runs the stock docker client in a host's network and returns what it printed on both outputs.
 func client(t *testing.T, s *lab.Solo, args ...string) (string, error) {
 	t.Helper()
-	docker, err := pinned()
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	all := s.Command(append([]string{docker}, args...)...)
+	all := s.Command(append([]string{filepath.Join("..", "bin", "clients", "docker")}, args...)...)
 	cmd := exec.CommandContext(ctx, all[0], all[1:]...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=", "DOCKER_CONFIG="+t.TempDir())
 	out, err := cmd.CombinedOutput()
@@ -97,6 +93,7 @@ func authority(t *testing.T, dir, ca string, names ...string) {
 
 func TestTLS(t *testing.T) {
 	l := open(t)
+	built(t, l, "docker")
 	dir := t.TempDir()
 	file := func(name string) string { return filepath.Join(dir, name+".pem") }
 	authority(t, dir, "ca", "server", "client")
@@ -166,6 +163,7 @@ func TestTLS(t *testing.T) {
 
 func TestReload(t *testing.T) {
 	l := open(t)
+	built(t, l, "docker")
 	s := solo(t, l, map[string]any{"labels": []string{"zone=a"}})
 	reload := func(settings map[string]any) {
 		t.Helper()

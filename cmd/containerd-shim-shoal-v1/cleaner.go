@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"time"
@@ -18,10 +19,27 @@ type cleaner struct{ shim.Shim }
 
 // Stop cleans up what a shim left, as the manager does, unless runc knows no such container any more.
 func (c cleaner) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	defer removeSocket(id)
 	if st, ok := cleanAlready(ctx, id); ok {
 		return st, nil
 	}
 	return c.Shim.Stop(ctx, id)
+}
+
+// removeSocket removes the socket of a container's shim, which one that was killed leaves.
+func removeSocket(id string) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return
+	}
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(cwd), id, "bootstrap.json"))
+	var at struct {
+		Address string `json:"address"`
+	}
+	if err != nil || json.Unmarshal(b, &at) != nil || at.Address == "" {
+		return
+	}
+	_ = shim.RemoveSocket(at.Address) // it is gone if all went well
 }
 
 func cleanAlready(ctx context.Context, id string) (st shim.StopStatus, ok bool) {

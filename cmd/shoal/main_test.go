@@ -58,20 +58,23 @@ func scripts(t *testing.T, dir, client string) {
 				}
 			},
 		},
-		Setup: func(e *testscript.Env) error {
-			sock, err := serve(e)
-			if err != nil {
-				return err
-			}
-			// A program under the race detector sleeps a second before it ends, which is a minute over all commands.
-			e.Vars = append(e.Vars, "GORACE=atexit_sleep_ms=0", "CLI="+client, "SOCK="+sock, "HOME="+filepath.Join(e.WorkDir, "home"), "DOCKER_HOST=unix://"+sock)
-			return os.Mkdir(filepath.Join(e.WorkDir, "home"), 0o700)
-		},
+		Setup: func(e *testscript.Env) error { return setup(e, client, nil) },
 	})
 }
 
+// setup serves an API to a script's client; a nil control is one in memory.
+func setup(e *testscript.Env, client string, control httpapi.Control) error {
+	sock, err := serve(e, control)
+	if err != nil {
+		return err
+	}
+	// A program under the race detector sleeps a second before it ends, which is a minute over all commands.
+	e.Vars = append(e.Vars, "GORACE=atexit_sleep_ms=0", "CLI="+client, "SOCK="+sock, "HOME="+filepath.Join(e.WorkDir, "home"), "DOCKER_HOST=unix://"+sock)
+	return os.Mkdir(filepath.Join(e.WorkDir, "home"), 0o700)
+}
+
 // serve answers with backends in memory on a socket whose path is short enough.
-func serve(e *testscript.Env) (string, error) {
+func serve(e *testscript.Env, control httpapi.Control) (string, error) {
 	dir, err := os.MkdirTemp("", "shoal")
 	if err != nil {
 		return "", err
@@ -82,9 +85,12 @@ func serve(e *testscript.Env) (string, error) {
 		return "", err
 	}
 	eng, sw := apitest.NewEngine(), apitest.NewSwarm()
+	if control == nil {
+		control = sw
+	}
 	eng.Lines = []engine.LogLine{{Stream: "stdout", Line: []byte("use docker run\n")}, {Stream: "stderr", Line: []byte("a complaint\n")}}
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: httpapi.New(httpapi.Config{
-		Containers: eng, Images: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Control: sw, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: eng, Images: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

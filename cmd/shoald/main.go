@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"strconv"
@@ -116,6 +117,19 @@ func load(args []string) (c command, err error) {
 		fs.Var(&list{values: &cfg.RegistryMirrors}, "registry-mirror", "`URL` of a mirror of docker.io (repeatable)")
 		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` or systemd slice in which those of containers are made (default shoal.slice with systemd, else /shoal)")
 		fs.StringVar(&cfg.Runtime, "runtime", cfg.Runtime, "OCI runtime `program`")
+		fs.StringVar(&cfg.LogDriver, "log-driver", cfg.LogDriver, "`driver` of containers' logs that name none: json-file, local or none (default json-file)")
+		fs.Func("log-opt", "`KEY=VALUE`, an option of that driver (repeatable)", func(v string) error {
+			key, value, ok := strings.Cut(v, "=")
+			if !ok || key == "" {
+				return fmt.Errorf("bad attribute format: %s: a log option is KEY=VALUE", v)
+			}
+			cfg.LogOpts = maps.Clone(cfg.LogOpts)
+			if cfg.LogOpts == nil {
+				cfg.LogOpts = map[string]string{}
+			}
+			cfg.LogOpts[key] = value
+			return nil
+		})
 		fs.StringVar(&cfg.SocketGroup, "group", cfg.SocketGroup, "`group` that may use the socket")
 		fs.BoolVar(&c.showVersion, "version", false, "print the version and quit")
 		fs.BoolVar(&c.validate, "validate", false, "check the configuration and quit")

@@ -43,8 +43,8 @@ func missingTask(t *swarm.TaskSpec) []missing {
 	}
 	if d := t.LogDriver; d != nil {
 		out = append(out, missing{
-			d.Name != "" && d.Name != "json-file" && d.Name != "none",
-			"log drivers other than json-file and none", "TaskTemplate.LogDriver",
+			d.Name != "" && d.Name != "json-file" && d.Name != "local" && d.Name != "none",
+			"log drivers other than json-file, local and none", "TaskTemplate.LogDriver",
 		})
 	}
 	if r := t.Resources; r != nil {
@@ -58,8 +58,7 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 		return nil
 	}
 	out := []missing{
-		{c.OpenStdin, "open standard inputs", "ContainerSpec.OpenStdin"},
-		{c.Privileges != nil && !simple(*c.Privileges), "security options other than no-new-privileges and an unconfined seccomp", "ContainerSpec.Privileges"},
+		{c.Privileges != nil && !simple(*c.Privileges), "credential specs and SELinux labels", "ContainerSpec.Privileges"},
 		{c.Isolation != "" && c.Isolation != container.IsolationDefault, "isolation modes", "ContainerSpec.Isolation"},
 	}
 	for _, m := range c.Mounts {
@@ -84,7 +83,6 @@ func missingPorts(e *swarm.EndpointSpec) []missing {
 
 // simple says whether the security options are of those that the engine honours.
 func simple(p swarm.Privileges) bool {
-	return p.CredentialSpec == nil && p.SELinuxContext == nil &&
-		(p.AppArmor == nil || p.AppArmor.Mode == "" || p.AppArmor.Mode == swarm.AppArmorModeDefault) &&
-		(p.Seccomp == nil || len(p.Seccomp.Profile) == 0 && p.Seccomp.Mode != swarm.SeccompModeCustom)
+	label := p.SELinuxContext
+	return p.CredentialSpec == nil && (label == nil || label.User+label.Role+label.Type+label.Level == "")
 }

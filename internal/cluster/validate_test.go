@@ -152,7 +152,19 @@ func TestUnsupported(t *testing.T) {
 		{"cluster volume", cs(func(c *swarm.ContainerSpec) { c.Mounts = []mount.Mount{{Type: "cluster", Source: "a", Target: "/a"}} }), `mounts of type "cluster"`},
 		{"seccomp profile", cs(func(c *swarm.ContainerSpec) {
 			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeCustom, Profile: []byte("{}")}}
+		}), ""},
+		{"security switched off", cs(func(c *swarm.ContainerSpec) {
+			c.Privileges = &swarm.Privileges{Seccomp: &swarm.SeccompOpts{Mode: swarm.SeccompModeUnconfined},
+				AppArmor: &swarm.AppArmorOpts{Mode: swarm.AppArmorModeDisabled}, SELinuxContext: &swarm.SELinuxContext{Disable: true}}
+		}), ""},
+		{"SELinux label", cs(func(c *swarm.ContainerSpec) {
+			c.Privileges = &swarm.Privileges{SELinuxContext: &swarm.SELinuxContext{Level: "s0"}}
 		}), "ContainerSpec.Privileges"},
+		{"credential spec", cs(func(c *swarm.ContainerSpec) {
+			c.Privileges = &swarm.Privileges{CredentialSpec: &swarm.CredentialSpec{File: "x"}}
+		}), "ContainerSpec.Privileges"},
+		{"standard input", cs(func(c *swarm.ContainerSpec) { c.OpenStdin = true }), ""},
+		{"local log", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "local"} }, ""},
 		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
 		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},

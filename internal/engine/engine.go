@@ -156,6 +156,7 @@ type LogLine struct {
 	Stream string // "stdout" or "stderr"
 	Time   time.Time
 	Line   []byte
+	Attrs  map[string]string // what the log's options add: labels, variables, a tag
 }
 
 // Usage is what the engine holds.

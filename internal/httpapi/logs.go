@@ -3,10 +3,14 @@ package httpapi
 import (
 	"bufio"
 	"encoding/binary"
+	"maps"
+	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types"
 
 	"shoal.dev/shoal/internal/engine"
@@ -69,6 +73,9 @@ func (a *api) containerLogs(c *call) error {
 	if err != nil {
 		return err
 	}
+	if info.HostConfig != nil && info.HostConfig.LogConfig.Type == "none" {
+		return errdefs.ErrNotImplemented.WithMessage("configured logging driver does not support reading")
+	}
 	out := c.logWriter(info.Config != nil && info.Config.Tty)
 	err = a.Containers.Logs(c.Context(), c.value, o, func(l engine.LogLine) error { return out.line(l, "") })
 	if err != nil && c.Context().Err() == nil {
@@ -101,7 +108,10 @@ func (l *logWriter) line(ll engine.LogLine, details string) error {
 		b = append(ll.Time.UTC().AppendFormat(b, timestampFormat), ' ')
 	}
 	if l.details {
-		b = append(append(b, details...), ' ') // no log option of Shoal's adds attributes of its own
+		if b = append(b, details...); details != "" && len(ll.Attrs) > 0 {
+			b = append(b, ',')
+		}
+		b = append(appendAttrs(b, ll.Attrs), ' ')
 	}
 	b = append(b, ll.Line...)
 	stream := byte(frameStdout)
@@ -109,6 +119,17 @@ func (l *logWriter) line(ll engine.LogLine, details string) error {
 		stream = frameStderr
 	}
 	return l.frame(stream, b)
+}
+
+// appendAttrs adds a line's attributes as Docker writes them: sorted, escaped, with commas between.
+func appendAttrs(b []byte, attrs map[string]string) []byte {
+	for i, k := range slices.Sorted(maps.Keys(attrs)) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, url.QueryEscape(k)+"="+url.QueryEscape(attrs[k])...)
+	}
+	return b
 }
 
 func (l *logWriter) fail(err error) {

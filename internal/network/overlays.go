@@ -137,7 +137,7 @@ func (d *deriving) task(t *cluster.Task) {
 		p.taken[addr] = true
 		p.overlay.Endpoints = append(p.overlay.Endpoints, Endpoint{Addr: addr, NodeID: t.NodeID})
 		p.peers[t.NodeID] = n.underlay
-		if t.Status.State != swarm.TaskStateRunning || t.DesiredState != swarm.TaskStateRunning || !n.reachable {
+		if t.Status.State != swarm.TaskStateRunning || !t.WantsToRun() || !n.reachable {
 			continue
 		}
 		p.running[t.ServiceID] = append(p.running[t.ServiceID], addr)

@@ -49,6 +49,9 @@ type Config struct {
 	Runtime string `json:"runtime"`
 	// Shim is the path of containerd-shim-shoal-v1; by default it is looked for beside shoald.
 	Shim string `json:"shim"`
+	// LogDriver and LogOpts are those of containers that name no driver; "" is json-file.
+	LogDriver string            `json:"log-driver"`
+	LogOpts   map[string]string `json:"log-opts"`
 	// Init gives containers that do not say an init process, and InitPath is its program; by default shoal-init is looked
 	// for beside shoald.
 	Init     bool   `json:"init"`
@@ -168,6 +171,14 @@ func (c *Config) Level() slog.Level {
 		return slog.LevelDebug
 	}
 	return l
+}
+
+// logDriver is that of containers that name none.
+func (c *Config) logDriver() string {
+	if c.LogDriver == "" {
+		return "json-file"
+	}
+	return c.LogDriver
 }
 
 func (c *Config) labels() map[string]string {

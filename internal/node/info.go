@@ -22,7 +22,7 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 	}
 	cpus, mem := resources()
 	info := system.Info{
-		ID: n.id, Name: hostname(), Driver: "overlayfs", LoggingDriver: "json-file", CgroupDriver: "cgroupfs",
+		ID: n.id, Name: hostname(), Driver: "overlayfs", LoggingDriver: n.cfg.logDriver(), CgroupDriver: "cgroupfs",
 		CgroupVersion: cgroupVersion(), KernelVersion: unix.ByteSliceToString(uts.Release[:]), OperatingSystem: osName(),
 		OSType: runtime.GOOS, Architecture: machine(uts), NCPU: cpus, MemTotal: mem, DockerRootDir: n.cfg.DataRoot,
 		DefaultRuntime: n.cfg.Runtime, InitBinary: filepath.Base(n.cfg.InitPath), Labels: n.current().Labels, MemoryLimit: true, SwapLimit: true, CPUShares: true, CPUSet: true,
@@ -55,7 +55,7 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 	info.CDISpecDirs = []string{}
 	info.Runtimes = map[string]system.RuntimeWithStatus{n.cfg.Runtime: {Runtime: system.Runtime{Path: n.cfg.Runtime}}}
 	info.Plugins.Network = []string{"bridge", "host", "null", "overlay"}
-	info.Plugins.Log = []string{"json-file"}
+	info.Plugins.Log = []string{"json-file", "local", "none"}
 	info.Plugins.Volume = []string{"local"}
 	return info, nil
 }

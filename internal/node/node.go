@@ -111,7 +111,8 @@ func (n *Node) open(ctx context.Context) error {
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
 		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
-		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, Log: n.log,
+		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors,
+		LogDriver: n.cfg.LogDriver, LogOpts: n.cfg.LogOpts, Log: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the engine: %w", err)

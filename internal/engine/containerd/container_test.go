@@ -207,6 +207,7 @@ func TestBadMounts(t *testing.T) {
 
 func TestOutOfMemory(t *testing.T) {
 	l := real(t)
+	l.leaksNothing(t)
 	id := l.made(t, engine.Spec{Config: &container.Config{Cmd: []string{"dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"}},
 		HostConfig: &container.HostConfig{Resources: container.Resources{Memory: 8 << 20, MemorySwap: 8 << 20}}})
 	events := l.engine.Events(t.Context())
@@ -269,42 +270,6 @@ func TestNetwork(t *testing.T) {
 	}
 	if want := fmt.Sprintf("attach %s %s", id, ingress); !slices.Contains(net.got, want) {
 		t.Errorf("calls %q lack %q", net.got, want)
-	}
-}
-
-// A container's log is turned over, and a follower misses nothing that a turn took away.
-func TestLogRotation(t *testing.T) {
-	l := real(t)
-	id := l.made(t, engine.Spec{
-		Config:     &container.Config{Cmd: []string{"sh", "-c", "i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); done; echo -n unfinished"}},
-		HostConfig: &container.HostConfig{LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "8k", "max-file": "20"}}},
-	})
-	if err := l.engine.Start(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	err := l.engine.Logs(t.Context(), id, engine.LogOptions{Stdout: true, Follow: true, Tail: -1}, func(line engine.LogLine) error {
-		want := fmt.Sprintf("line %d\n", n)
-		if n == 400 {
-			want = "unfinished"
-		}
-		if string(line.Line) != want {
-			return fmt.Errorf("got %q; want %q", line.Line, want)
-		}
-		n++
-		return nil
-	})
-	if err != nil || n != 401 {
-		t.Errorf("followed %d lines, %v; want 401", n, err)
-	}
-	files, err := filepath.Glob(filepath.Join(l.dir, "root", "containers", id, "*-json.log*"))
-	if err != nil || len(files) < 3 {
-		t.Errorf("log files %q, %v; want several", files, err)
-	}
-	for _, f := range files {
-		if st, err := os.Stat(f); err != nil || st.Size() > 70<<10 {
-			t.Errorf("%s: %v, %v", f, st, err)
-		}
 	}
 }
 

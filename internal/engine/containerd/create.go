@@ -28,6 +28,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if s.HostConfig, err = e.ledger.WithDonors(s.HostConfig); err != nil { // a copy, which is ours to change
 		return "", nil, err
 	}
+	s.HostConfig.LogConfig = e.mergedLog(s.HostConfig.LogConfig)
 	if err := e.check(s.Config, s.HostConfig); err != nil {
 		return "", nil, err
 	}
@@ -142,12 +143,6 @@ func (e *Engine) completed(h *container.HostConfig) *container.HostConfig {
 	if n.RestartPolicy.Name == "" {
 		n.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
-	if n.LogConfig.Type == "" {
-		n.LogConfig.Type = "json-file"
-		if n.LogConfig.Config == nil {
-			n.LogConfig.Config = e.cfg.LogOpts
-		}
-	}
 	if n.Memory > 0 && n.MemorySwap == 0 {
 		n.MemorySwap = doubled(n.Memory)
 	}
@@ -235,14 +230,8 @@ func (e *Engine) checkValues(c *container.Config, h *container.HostConfig) error
 			return err
 		}
 	}
-	switch h.LogConfig.Type {
-	case "", "json-file":
-		if _, _, err := logLimits(h.LogConfig.Config); err != nil {
-			return err
-		}
-	case "none":
-	default:
-		return bad("logger: no log driver named '%s' is registered", h.LogConfig.Type)
+	if err := checkLog(h.LogConfig); err != nil {
+		return err
 	}
 	switch h.Runtime {
 	case "", "runc", "io.containerd.runc.v2":

@@ -30,6 +30,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sync/errgroup"
 
 	"shoal.dev/shoal/internal/engine"
@@ -61,8 +62,10 @@ type Config struct {
 	// Loopback addresses always are.
 	InsecureRegistries []string
 	Mirrors            []string // URLs that are asked before docker.io
-	LogOpts            map[string]string
-	Log                *slog.Logger
+	// LogDriver and LogOpts are those of containers that name none; "" is json-file.
+	LogDriver string
+	LogOpts   map[string]string
+	Log       *slog.Logger
 }
 
 // maxState keeps the longest socket path, STATE/s/<64 hex>, under the kernel's 108 bytes.
@@ -87,6 +90,9 @@ func (c *Config) Validate() error {
 	}
 	if c.SystemdCgroup != strings.HasSuffix(c.CgroupParent, ".slice") {
 		return fmt.Errorf("engine: CgroupParent %q: a slice belongs to systemd's cgroup driver, a path to the other", c.CgroupParent)
+	}
+	if err := checkLog(container.LogConfig{Type: c.LogDriver, Config: c.LogOpts}); err != nil {
+		return fmt.Errorf("failed to set log opts: %w", err)
 	}
 	_, err := newRegistries(c)
 	return err

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,7 +32,7 @@ func (e *Engine) Logs(ctx context.Context, name string, o engine.LogOptions, eac
 	if err != nil {
 		return err
 	}
-	if t := c.HostConfig.LogConfig.Type; t != "json-file" {
+	if t := c.HostConfig.LogConfig.Type; t != logJSON && t != logLocal {
 		return ledger.Errorf(errdefs.ErrNotImplemented, "configured logging driver does not support reading")
 	}
 	var ended <-chan engine.WaitResult
@@ -53,7 +55,7 @@ type logReader struct {
 	o    engine.LogOptions
 	each func(engine.LogLine) error
 
-	file *os.File
+	file *logFile
 	br   *bufio.Reader
 	part []byte // of an entry whose end is not there yet
 	read int64  // bytes of file
@@ -63,11 +65,10 @@ type logReader struct {
 var errLogEnd = errors.New("past the last line that was asked for")
 
 func (r *logReader) run(ctx context.Context, ended <-chan engine.WaitResult) error {
-	files := r.files()
 	if r.o.Tail >= 0 {
 		total := 0
-		for _, f := range files {
-			n, err := countEntries(f)
+		for i := range r.files() {
+			n, err := countEntries(r.name(i))
 			if err != nil {
 				return err
 			}
@@ -118,14 +119,15 @@ func (r *logReader) name(i int) string {
 	return fmt.Sprintf("%s.%d", r.path, i)
 }
 
-// files are the log's, oldest first.
-func (r *logReader) files() []string {
-	list := []string{r.path}
+// files are how many the log has.
+func (r *logReader) files() int {
 	for i := 1; ; i++ {
-		if _, err := os.Stat(r.name(i)); err != nil {
-			return list
+		if _, err := os.Stat(r.name(i)); err == nil {
+			continue
 		}
-		list = append([]string{r.name(i)}, list...)
+		if _, err := os.Stat(r.name(i) + shimdata.Compressed); err != nil {
+			return i
+		}
 	}
 }
 
@@ -136,8 +138,8 @@ const rotations = 1000
 // first opens the oldest file.
 func (r *logReader) first() error {
 	for range rotations {
-		oldest := len(r.files()) - 1
-		f, err := os.Open(r.name(oldest))
+		oldest := r.files() - 1
+		f, err := openLog(r.name(oldest))
 		if errors.Is(err, fs.ErrNotExist) {
 			if oldest == 0 {
 				return nil // it has not run yet
@@ -147,7 +149,7 @@ func (r *logReader) first() error {
 		if err != nil {
 			return err
 		}
-		if _, err := os.Stat(r.name(oldest + 1)); r.is(f, oldest) && errors.Is(err, fs.ErrNotExist) {
+		if r.is(f, oldest) && r.files() == oldest+1 {
 			r.use(f)
 			return nil
 		}
@@ -170,7 +172,7 @@ func (r *logReader) next() (ok bool, err error) {
 			}
 			return r.file != own, nil
 		}
-		f, err := os.Open(r.name(at - 1))
+		f, err := openLog(r.name(at - 1))
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil // in the middle of a rotation, whose end will be seen
 		}
@@ -190,7 +192,7 @@ func (r *logReader) next() (ok bool, err error) {
 // index is the number of the open file, -1 if it has none any more. A rotation only raises numbers, so a look from the
 // lowest on does not miss it.
 func (r *logReader) index() int {
-	for i := range len(r.files()) + 2 { // two rotations may come meanwhile
+	for i := range r.files() + 2 { // two rotations may come meanwhile
 		if r.is(r.file, i) {
 			return i
 		}
@@ -199,18 +201,18 @@ func (r *logReader) index() int {
 }
 
 // is says whether f is the log's i-th file.
-func (r *logReader) is(f *os.File, i int) bool {
-	own, err := f.Stat()
+func (r *logReader) is(f *logFile, i int) bool {
+	other, err := openLog(r.name(i))
 	if err != nil {
 		return false
 	}
-	st, err := os.Stat(r.name(i))
-	return err == nil && os.SameFile(st, own)
+	defer other.Close()
+	return other.id == f.id
 }
 
-func (r *logReader) use(f *os.File) {
+func (r *logReader) use(f *logFile) {
 	r.close()
-	r.file, r.br, r.part, r.read = f, bufio.NewReaderSize(f, 64<<10), nil, 0
+	r.file, r.br, r.part, r.read = f, bufio.NewReaderSize(f.text, 64<<10), nil, 0
 }
 
 func (r *logReader) close() {
@@ -230,7 +232,7 @@ func (r *logReader) advance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if own.Size() < r.read { // emptied in place
+	if !r.file.whole && own.Size() < r.read { // emptied in place
 		if _, err := r.file.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
@@ -272,7 +274,7 @@ func (r *logReader) drain(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 		case errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), r.file.whole: // a compressed file that is damaged ends where it is
 			return nil
 		default:
 			return err
@@ -300,11 +302,46 @@ func (r *logReader) entry(b []byte) error {
 	if e.Stream == "stdout" && !r.o.Stdout || e.Stream == "stderr" && !r.o.Stderr {
 		return nil
 	}
-	return r.each(engine.LogLine{Stream: e.Stream, Time: e.Time, Line: []byte(e.Log)})
+	line := engine.LogLine{Stream: e.Stream, Time: e.Time, Line: []byte(e.Log)}
+	if len(e.Attrs) > 0 && json.Unmarshal(e.Attrs, &line.Attrs) != nil {
+		line.Attrs = nil
+	}
+	return r.each(line)
+}
+
+// logFile is an open file of a log, compressed or not.
+type logFile struct {
+	*os.File
+	id    shimdata.Identity
+	text  io.Reader
+	whole bool // compressed: nothing is added any more
+}
+
+// openLog opens a file of a log in the form in which it is there.
+func openLog(path string) (*logFile, error) {
+	f, err := os.Open(path)
+	if err == nil {
+		id, err := shimdata.IdentityOf(f)
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return &logFile{File: f, id: id, text: f}, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if f, err = os.Open(path + shimdata.Compressed); err != nil {
+		return nil, err
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil { // the machine went down before it was on the disk: nothing is in it
+		return &logFile{File: f, id: shimdata.Identity(f.Name()), text: strings.NewReader(""), whole: true}, nil
+	}
+	return &logFile{File: f, id: shimdata.Identity(z.Comment), text: z, whole: true}, nil
 }
 
 func countEntries(path string) (int, error) {
-	f, err := os.Open(path)
+	f, err := openLog(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -315,13 +352,13 @@ func countEntries(path string) (int, error) {
 	n := 0
 	buf := make([]byte, 64<<10)
 	for {
-		k, err := f.Read(buf)
+		k, err := f.text.Read(buf)
 		for _, c := range buf[:k] {
 			if c == '\n' {
 				n++
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || err != nil && f.whole {
 			return n, nil
 		}
 		if err != nil {

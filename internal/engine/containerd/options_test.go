@@ -205,6 +205,7 @@ func TestLimitsLeftOut(t *testing.T) {
 // A container that joins others' namespaces is in them.
 func TestJoin(t *testing.T) {
 	l := real(t)
+	l.leaksNothing(t)
 	donor := l.made(t, engine.Spec{Name: "donor", Config: &container.Config{Hostname: "giver", Cmd: []string{"sh", "-c", "echo given > /dev/shm/gift; exec sleep 1000"}},
 		HostConfig: &container.HostConfig{IpcMode: "shareable", NetworkMode: "bridge"}})
 	if err := l.engine.Start(t.Context(), donor); err != nil {

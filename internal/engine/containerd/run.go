@@ -17,7 +17,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sync/errgroup"
 
@@ -161,14 +160,11 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 	if err := e.save(ctx, n, spec); err != nil {
 		return err
 	}
-	size, files, err := logLimits(n.HostConfig.LogConfig.Config)
+	target, err := logTarget(n)
 	if err != nil {
 		return err
 	}
-	target := shimdata.Target{Exit: e.exitPath(n.ID), MaxSize: size, MaxFile: files, Attach: e.cfg.attachPath(n.ID), Stdin: n.Config.OpenStdin}
-	if n.HostConfig.LogConfig.Type != "none" {
-		target.Log = n.LogPath()
-	}
+	target.Exit, target.Log, target.Attach, target.Stdin = e.exitPath(n.ID), n.LogPath(), e.cfg.attachPath(n.ID), n.Config.OpenStdin
 	req := &tasks.CreateTaskRequest{ContainerID: n.ID, Terminal: n.Config.Tty, Stdout: target.URL()}
 	for _, m := range rootfs {
 		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
@@ -230,6 +226,9 @@ func startExitCode(err error) int { return exitCodeOf(err.Error()) }
 // exitCodeOf is the exit code that a shell would give, as Docker does: 127 if the command is not there, 126 if it
 // cannot be executed, 128 for anything else.
 func exitCodeOf(text string) int {
+	if strings.Contains(text, "unable to retrieve OCI runtime error") { // it was the runtime that ended, and left no word
+		return 128
+	}
 	for _, s := range []string{"executable file not found", "no such file or directory", "no such file"} {
 		if strings.Contains(text, s) {
 			return 127
@@ -241,30 +240,6 @@ func exitCodeOf(text string) int {
 		}
 	}
 	return 128
-}
-
-// logLimits reads max-size and max-file of the json-file log driver.
-func logLimits(opts map[string]string) (size int64, files int, err error) {
-	files = 1
-	for k, v := range opts {
-		switch k {
-		case "max-size":
-			if size, err = units.FromHumanSize(v); err != nil || size <= 0 {
-				return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid value for max-size: %s", v)
-			}
-		case "max-file":
-			if files, err = strconv.Atoi(v); err != nil || files < 1 {
-				return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "max-file cannot be less than 1")
-			}
-		case "mode", "max-buffer-size":
-		default:
-			return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "unknown log opt '%s' for json-file log driver", k)
-		}
-	}
-	if size == 0 && files > 1 {
-		return 0, 0, ledger.Errorf(errdefs.ErrInvalidArgument, "max-file cannot be set without max-size")
-	}
-	return size, files, nil
 }
 
 // follow handles the ends of containers as their shims report them. Everything that ended before it listened is found

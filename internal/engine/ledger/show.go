@@ -22,10 +22,21 @@ func (c *Container) Argv() []string {
 
 // LogPath is where the container's log is; "" if it has none.
 func (c *Container) LogPath() string {
-	if c.Dir == "" {
+	switch {
+	case c.Dir == "" || c.HostConfig.LogConfig.Type == "none":
 		return ""
+	case c.HostConfig.LogConfig.Type == "local":
+		return filepath.Join(c.Dir, "container.log")
 	}
 	return filepath.Join(c.Dir, c.ID+"-json.log")
+}
+
+// shownLogPath is where `inspect` says that the log is: as in Docker, that of json-file only.
+func (c *Container) shownLogPath() string {
+	if c.HostConfig.LogConfig.Type == "local" {
+		return ""
+	}
+	return c.LogPath()
 }
 
 // Summary is the container as `ps` shows it.
@@ -88,7 +99,7 @@ func Inspect(c *Container) *container.InspectResponse {
 		Image:        c.ImageID,
 		RestartCount: c.State.Restarts,
 		Name:         "/" + c.Name,
-		LogPath:      c.LogPath(),
+		LogPath:      c.shownLogPath(),
 		Platform:     "linux",
 		HostConfig:   c.HostConfig,
 		Storage:      &storage.Storage{},

@@ -71,18 +71,24 @@ func (pl *plan) settleOthers(s *slot) bool {
 	return changed
 }
 
-// standIn is the task that runs on until the slot's current one, which is its successor, does; nil: there is none.
+// standIn is the task that runs on until the slot's current one, which is its successor, does; nil: there is none. One
+// that the service has gone back to runs on whatever the order: a rollback has an order of its own, and nothing is to
+// be stopped first.
 func (pl *plan) standIn(s *slot) *cluster.Task {
 	cur := s.current
 	st := pl.svc.UpdateStatus
 	paused := st != nil && (st.State == swarm.UpdateStatePaused || st.State == swarm.UpdateStateRollbackPaused)
 	finished := !cur.WantsToRun() && !pl.dirty(cur) && !paused // and that is as it shall be
-	if pl.config().Order != swarm.UpdateOrderStartFirst || cur.Status.State == swarm.TaskStateRunning || finished {
+	if cur.Status.State == swarm.TaskStateRunning || finished {
 		return nil
 	}
+	first := pl.config().Order == swarm.UpdateOrderStartFirst
 	var best *cluster.Task
 	for _, t := range s.tasks {
 		if t == cur || t.DesiredState != swarm.TaskStateRunning || t.Status.State != swarm.TaskStateRunning || pl.lost(t) != "" {
+			continue
+		}
+		if !first && (!pl.dirty(cur) || pl.dirty(t)) {
 			continue
 		}
 		if best == nil || cmp.Or(compareBool(pl.dirty(best), pl.dirty(t)), t.CreatedAt.Compare(best.CreatedAt), cmp.Compare(t.ID, best.ID)) > 0 {

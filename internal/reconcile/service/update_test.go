@@ -187,6 +187,31 @@ func TestRollout(t *testing.T) {
 	}
 }
 
+// The order of a rollback is its own. What was never stopped is not stopped for it.
+func TestGoesBackToTheTaskThatRuns(t *testing.T) {
+	r := newRollout(t, 3, swarm.UpdateConfig{Monitor: time.Second, Order: swarm.UpdateOrderStartFirst, FailureAction: swarm.UpdateFailureActionRollback})
+	plantest.Change(r.Swarm, "web", func(v *cluster.Service) { v.Spec.RollbackConfig.Order = swarm.UpdateOrderStopFirst })
+	before := map[string]bool{}
+	for _, t := range r.Tasks("web") {
+		before[t.ID] = true
+	}
+	r.image("hello:2")
+	for range 4 {
+		r.turn("hello:2")
+		if got := r.shown(); got != "3 hello:1" {
+			t.Errorf("%s run", got)
+		}
+	}
+	for _, task := range r.Tasks("web") {
+		if task.WantsToRun() && !before[task.ID] {
+			t.Errorf("task %s is new", task.ID)
+		}
+	}
+	if state, _ := r.status(); state != swarm.UpdateStateRollbackCompleted {
+		t.Errorf("%s", state)
+	}
+}
+
 // A task that ends by itself counts as a failure of the update only while it is watched.
 func TestWatched(t *testing.T) {
 	for ran, want := range map[time.Duration]swarm.UpdateState{

@@ -24,6 +24,10 @@ type LogWriter struct {
 	mu   sync.Mutex
 	file *os.File
 	size int64
+
+	compressing sync.WaitGroup // at most one: the newest of the files that are not written any more
+	ahead       *Queue         // what waits for the disk; nil: the container does
+	behind      chan struct{}  // closed when ahead has come to its end
 }
 
 // OpenLog opens t's log for appending and makes its folder if need be.
@@ -32,11 +36,28 @@ func OpenLog(t Target) (*LogWriter, error) {
 		return nil, err
 	}
 	w := &LogWriter{target: t}
-	return w, w.open()
+	if err := w.open(); err != nil {
+		return nil, err
+	}
+	if t.Buffer > 0 {
+		w.ahead, w.behind = NewQueue(), make(chan struct{})
+		go func() {
+			defer close(w.behind)
+			for b, more := w.ahead.Pop(); more; b, more = w.ahead.Pop() {
+				_ = w.write(b) // a line that the disk does not take is dropped, as one that came too early
+			}
+		}()
+	}
+	return w, nil
 }
 
-// Close closes the file.
+// Close writes what waits, and closes the file.
 func (w *LogWriter) Close() error {
+	if w.ahead != nil {
+		w.ahead.Finish()
+		<-w.behind
+	}
+	w.compressing.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.file == nil {
@@ -66,7 +87,9 @@ func (w *LogWriter) Copy(stream string, r io.Reader) error {
 		if out.Len() == 0 {
 			return
 		}
-		if err := w.write(out.Bytes()); err != nil && first == nil {
+		if w.ahead != nil {
+			w.ahead.Offer(bytes.Clone(out.Bytes()), w.target.Buffer)
+		} else if err := w.write(out.Bytes()); err != nil && first == nil {
 			first = err
 		}
 		out.Reset()
@@ -79,7 +102,7 @@ func (w *LogWriter) Copy(stream string, r io.Reader) error {
 			line, rest = cutRune(line)
 		}
 		if len(line) > 0 {
-			_ = enc.Encode(Entry{Log: string(line), Stream: stream, Time: time.Now().UTC()}) // a buffer takes all
+			_ = enc.Encode(Entry{Log: string(line), Stream: stream, Attrs: w.target.Attrs, Time: time.Now().UTC()}) // a buffer takes all
 		}
 		line = append(line[:0], rest...)
 		// Lines that came together are written together.
@@ -153,8 +176,10 @@ func (w *LogWriter) rotate() error {
 		w.size = 0
 		return err
 	}
+	// A file is on its way from its plain to its compressed form, and is not to be renamed in between.
+	w.compressing.Wait()
 	for i := last; i > 0; i-- {
-		if err := os.Rename(name(i-1), name(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := move(name(i-1), name(i)); err != nil {
 			return err
 		}
 	}
@@ -163,5 +188,26 @@ func (w *LogWriter) rotate() error {
 		w.file = old // go on in the old file rather than lose lines
 		return err
 	}
+	if w.target.Compress {
+		w.compressing.Go(func() { _ = compress(name(1)) }) // a file that cannot be compressed stays as it is
+	}
 	return old.Close()
+}
+
+// move renames a log file, which may be compressed or not be there, over another one.
+func move(from, to string) error {
+	for _, form := range []struct{ own, other string }{{"", Compressed}, {Compressed, ""}} {
+		err := os.Rename(from+form.own, to+form.own)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.Remove(to + form.other)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	return nil
 }

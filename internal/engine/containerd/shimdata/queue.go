@@ -40,6 +40,19 @@ func (q *Queue) Push(b []byte) bool {
 	return true
 }
 
+// Offer appends b, which it keeps, unless more than limit bytes would then be held. It never waits.
+func (q *Queue) Offer(b []byte, limit int64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.finished || q.dropped || q.size > 0 && int64(q.size+len(b)) > limit {
+		return false
+	}
+	q.items = append(q.items, b)
+	q.size += len(b)
+	q.changed.Broadcast()
+	return true
+}
+
 // Pop waits for the oldest. more is false when there will be none.
 func (q *Queue) Pop() (b []byte, more bool) {
 	q.mu.Lock()

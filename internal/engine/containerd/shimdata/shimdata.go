@@ -27,6 +27,11 @@ type Target struct {
 	Stdin   bool   // the container has a standard input, which stays open until a client ends it
 	MaxSize int64  // bytes after which the log is rotated; 0 is never
 	MaxFile int    // log files kept in all, the one being written included; at least 1
+	// Compress compresses all log files but the one that is written.
+	Compress bool
+	// Buffer is how many bytes may wait for the disk before lines are dropped; 0 lets the container wait instead.
+	Buffer int64
+	Attrs  json.RawMessage // an object that each entry gets as its attrs; nil for none
 }
 
 // URL is the stdout URL that carries t to the shim.
@@ -42,6 +47,15 @@ func (t Target) URL() string {
 	if t.MaxSize > 0 {
 		q.Set("max-size", strconv.FormatInt(t.MaxSize, 10))
 		q.Set("max-file", strconv.Itoa(max(1, t.MaxFile)))
+	}
+	if t.Compress {
+		q.Set("compress", "1")
+	}
+	if t.Buffer > 0 {
+		q.Set("buffer", strconv.FormatInt(t.Buffer, 10))
+	}
+	if len(t.Attrs) > 0 {
+		q.Set("attrs", string(t.Attrs))
 	}
 	return (&url.URL{Scheme: Scheme, Path: t.Log, RawQuery: q.Encode()}).String()
 }
@@ -62,6 +76,17 @@ func ParseTarget(s string) (t Target, ok bool, err error) {
 	if v := q.Get("max-file"); v != "" {
 		if t.MaxFile, err = strconv.Atoi(v); err != nil || t.MaxFile < 1 {
 			return Target{}, true, fmt.Errorf("invalid max-file %q in %s", v, s)
+		}
+	}
+	t.Compress = q.Get("compress") == "1"
+	if v := q.Get("buffer"); v != "" {
+		if t.Buffer, err = strconv.ParseInt(v, 10, 64); err != nil || t.Buffer < 0 {
+			return Target{}, true, fmt.Errorf("invalid buffer %q in %s", v, s)
+		}
+	}
+	if v := q.Get("attrs"); v != "" {
+		if t.Attrs = json.RawMessage(v); !json.Valid(t.Attrs) {
+			return Target{}, true, fmt.Errorf("invalid attrs %q in %s", v, s)
 		}
 	}
 	if t.Exit == "" {
@@ -111,7 +136,8 @@ func ReadExit(path string) (Exit, error) {
 
 // Entry is a line of Docker's json-file log format, one JSON object a line.
 type Entry struct {
-	Log    string    `json:"log"` // with its newline, unless it is part of a longer line
-	Stream string    `json:"stream"`
-	Time   time.Time `json:"time"`
+	Log    string          `json:"log"` // with its newline, unless it is part of a longer line
+	Stream string          `json:"stream"`
+	Attrs  json.RawMessage `json:"attrs,omitempty"`
+	Time   time.Time       `json:"time"`
 }

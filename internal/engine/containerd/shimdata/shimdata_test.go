@@ -2,12 +2,15 @@ package shimdata
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -22,13 +25,14 @@ func TestTargetRoundTrip(t *testing.T) {
 		"plain":   {Log: "/var/log/x.json", Exit: "/run/x", MaxFile: 1},
 		"rotated": {Log: "/a b/ä?&#.json", Exit: "/e=1&f", MaxSize: 4096, MaxFile: 3},
 		"no log":  {Exit: "/run/x", MaxFile: 1},
+		"options": {Log: "/l", Exit: "/e", MaxFile: 5, MaxSize: 9, Compress: true, Buffer: 7, Attrs: json.RawMessage(`{"a":"b&c=d"}`)},
 	} {
 		got, ours, err := ParseTarget(want.URL())
 		if d := cmp.Diff(want, got); d != "" || !ours || err != nil {
 			t.Errorf("%s: %s: ours %v, %v (-want +got):\n%s", name, want.URL(), ours, err, d)
 		}
 	}
-	for _, s := range []string{"jsonlog:///x", "jsonlog:///x?exit=/e&max-size=-1", "jsonlog:///x?exit=/e&max-size=x", "jsonlog:///x?exit=/e&max-file=0"} {
+	for _, s := range []string{"jsonlog:///x", "jsonlog:///x?exit=/e&max-size=-1", "jsonlog:///x?exit=/e&max-size=x", "jsonlog:///x?exit=/e&max-file=0", "jsonlog:///x?exit=/e&buffer=-1", "jsonlog:///x?exit=/e&attrs={"} {
 		if _, ours, err := ParseTarget(s); !ours || err == nil {
 			t.Errorf("%s: ours %v, %v; want an error", s, ours, err)
 		}
@@ -163,5 +167,94 @@ func TestRotation(t *testing.T) {
 		if !strings.HasSuffix(in.String(), kept.String()) || kept.Len() == 0 {
 			t.Errorf("%d files hold %q, which is not the end of what was written", files, kept.String())
 		}
+	}
+}
+
+// Files that are full are compressed, keep their identity, and are renamed and dropped as the others are.
+func TestCompression(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log")
+	w, err := OpenLog(Target{Log: path, MaxSize: 300, MaxFile: 3, Compress: true, Attrs: json.RawMessage(`{"tag":"x"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	id, err := IdentityOf(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Copy("stdout", iotest.OneByteReader(strings.NewReader("one\ntwo\nthree\nfour\n"))); err != nil {
+		t.Fatal(err)
+	}
+	w.compressing.Wait()
+	zipped := func(name string) (*gzip.Reader, string) {
+		t.Helper()
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return z, string(b)
+	}
+	z, text := zipped("log.1.gz")
+	if Identity(z.Comment) != id || !strings.Contains(text, `{"log":"one\n","stream":"stdout","attrs":{"tag":"x"},"time":"`) {
+		t.Errorf("log.1.gz is %q, %s; want %q", z.Comment, text, id)
+	}
+	var in strings.Builder
+	for range 40 {
+		in.WriteString("more and more\n")
+	}
+	if err := errors.Join(w.Copy("stdout", iotest.OneByteReader(strings.NewReader(in.String()))), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "*"))
+	want := []string{path, path + ".1.gz", path + ".2.gz"}
+	if d := cmp.Diff(want, found); d != "" || err != nil {
+		t.Errorf("files (-want +got):\n%s %v", d, err)
+	}
+}
+
+// A disk that takes nothing holds up nobody who said so, and costs lines, not order.
+func TestBuffer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	w, err := OpenLog(Target{Log: path, Buffer: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Lock() // the disk hangs
+	var in strings.Builder
+	for i := range 10000 {
+		fmt.Fprintln(&in, i)
+	}
+	if err := w.Copy("stdout", iotest.OneByteReader(strings.NewReader(in.String()))); err != nil {
+		t.Fatal(err)
+	}
+	w.mu.Unlock()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := readLog(t, path)
+	if len(got) == 0 || len(got) > 200 {
+		t.Fatalf("%d entries were kept", len(got))
+	}
+	last := -1
+	for _, e := range got {
+		n, err := strconv.Atoi(strings.TrimSpace(e.Log))
+		if err != nil || n <= last {
+			t.Fatalf("%q follows %d, %v", e.Log, last, err)
+		}
+		last = n
 	}
 }
