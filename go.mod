@@ -129,6 +129,7 @@ require github.com/klauspost/compress v1.20.2
 require github.com/moby/docker-image-spec v1.3.1
 
 require (
+	github.com/miekg/dns v1.1.73
 	github.com/moby/buildkit v0.25.1
 	github.com/moby/profiles/apparmor v0.1.0
 	github.com/moby/profiles/seccomp v0.2.4
@@ -211,7 +212,7 @@ require (
 	go.opentelemetry.io/otel/sdk/metric v1.47.0 // indirect
 	go.opentelemetry.io/otel/trace v1.47.0 // indirect
 	go.yaml.in/yaml/v2 v2.4.4 // indirect
-	golang.org/x/net v0.59.0 // indirect
+	golang.org/x/net v0.59.0
 	golang.org/x/term v0.46.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	golang.org/x/tools v0.50.0 // indirect

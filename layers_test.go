@@ -91,13 +91,14 @@ var foreign = []struct {
 	{"github.com/containerd/containerd/v2", []string{"internal/engine/*", "cmd/containerd-shim-shoal-v1"}},
 	{"github.com/google/nftables", []string{"internal/network/*"}},
 	{"github.com/vishvananda/netlink", []string{"internal/network/*"}},
+	{"github.com/miekg/dns", []string{"internal/network/dns"}},
 	{"github.com/docker/cli", []string{"cmd/shoal", "cmd/shoal/*", "internal/compose"}},
 	{"github.com/google/go-containerregistry", []string{"lab", "lab/*", "bench"}},
 }
 
 // pure lists the packages whose answers depend on their arguments alone: they read no clock and no randomness, and
 // touch neither files nor the network.
-var pure = []string{"internal/network", "internal/reconcile/*", "internal/compose", "internal/template"}
+var pure = []string{"internal/network", "internal/network/local", "internal/reconcile/*", "internal/compose", "internal/template"}
 
 var (
 	impureImports = []string{"crypto/rand", "math/rand", "math/rand/v2", "net/http", "os", "os/exec", "syscall"}

@@ -113,6 +113,7 @@ func load(args []string) (c command, err error) {
 		fs.StringVar(&cfg.TLSCert, "tlscert", cfg.TLSCert, "`file` of the certificate for TCP, PEM")
 		fs.StringVar(&cfg.TLSKey, "tlskey", cfg.TLSKey, "`file` of its key, PEM")
 		fs.Var(&list{values: &cfg.Labels}, "label", "engine label `KEY=VALUE` (repeatable)")
+		fs.Var(&list{values: &cfg.GenericResources}, "node-generic-resource", "what the node has for tasks to reserve, `KIND=NUMBER` or KIND=NAME (repeatable)")
 		fs.Var(&list{values: &cfg.InsecureRegistries}, "insecure-registry", "`HOST[:PORT]` of a registry without TLS (repeatable)")
 		fs.Var(&list{values: &cfg.RegistryMirrors}, "registry-mirror", "`URL` of a mirror of docker.io (repeatable)")
 		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` or systemd slice in which those of containers are made (default shoal.slice with systemd, else /shoal)")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +60,7 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 			User:        c.User,
 			Tty:         c.TTY,
 			OpenStdin:   c.OpenStdin,
-			Env:         c.Env,
+			Env:         append(slices.Clone(c.Env), genericEnv(t.GenericResources)...),
 			Entrypoint:  c.Command,
 			Cmd:         c.Args,
 			Healthcheck: c.Healthcheck,

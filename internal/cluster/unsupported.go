@@ -47,9 +47,6 @@ func missingTask(t *swarm.TaskSpec) []missing {
 			"log drivers other than json-file, local and none", "TaskTemplate.LogDriver",
 		})
 	}
-	if r := t.Resources; r != nil {
-		out = append(out, missing{r.Reservations != nil && len(r.Reservations.GenericResources) > 0, "generic resources", "TaskTemplate.Resources.Reservations.GenericResources"})
-	}
 	return out
 }
 

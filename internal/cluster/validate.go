@@ -101,6 +101,16 @@ func validateResources(s *swarm.ServiceSpec) error {
 	if err := validateAmounts(r.Reservations.NanoCPUs, r.Reservations.MemoryBytes); err != nil {
 		return err
 	}
+	for _, g := range r.Reservations.GenericResources {
+		switch d, n := g.DiscreteResourceSpec, g.NamedResourceSpec; {
+		case n != nil:
+			return invalid("invalid argument for resource %s", n.Kind)
+		case d == nil:
+			return invalid("invalid argument for resource: it has no kind")
+		case d.Value < 0 || d.Kind == "":
+			return invalid("invalid argument for resource %s", d.Kind)
+		}
+	}
 	if limit.MemoryBytes > 0 && r.Reservations.MemoryBytes > limit.MemoryBytes {
 		return invalid("Minimum memory limit can not be less than memory reservation limit, see usage")
 	}

@@ -56,6 +56,18 @@ func TestValidateServiceSpec(t *testing.T) {
 		{"no image", func(s *S) { s.TaskTemplate.ContainerSpec.Image = "" }, "ContainerSpec: image reference must be provided"},
 		{"bad image", func(s *S) { s.TaskTemplate.ContainerSpec.Image = "Not A Name" }, `ContainerSpec: "Not A Name" is not a valid repository/tag`},
 		{"digest", func(s *S) { s.TaskTemplate.ContainerSpec.Image = "hello:1@sha256:" + strings.Repeat("a", 64) }, ""},
+		{"named generic resource", func(s *S) {
+			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{NamedResourceSpec: &swarm.NamedGenericResource{Kind: "gpu", Value: "UUID1"}}}
+		}, "invalid argument for resource gpu"},
+		{"negative generic resource", func(s *S) {
+			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{DiscreteResourceSpec: &swarm.DiscreteGenericResource{Kind: "gpu", Value: -1}}}
+		}, "invalid argument for resource gpu"},
+		{"empty generic resource", func(s *S) {
+			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{}}
+		}, "invalid argument for resource: it has no kind"},
+		{"generic resource", func(s *S) {
+			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{DiscreteResourceSpec: &swarm.DiscreteGenericResource{Kind: "gpu", Value: 1}}}
+		}, ""},
 		{"two modes", func(s *S) { s.Mode.Global = &swarm.GlobalService{} }, "must specify only one service mode"},
 		{"negative replicas", func(s *S) { s.Mode.Replicated.Replicas = ptr(^uint64(0)) }, "Number of replicas must be non-negative"},
 		{"zero replicas", func(s *S) { s.Mode.Replicated.Replicas = ptr(uint64(0)) }, ""},
@@ -168,9 +180,6 @@ func TestUnsupported(t *testing.T) {
 		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
 		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},
-		{"generic resources", func(s *S) {
-			s.TaskTemplate.Resources.Reservations.GenericResources = []swarm.GenericResource{{}}
-		}, "GenericResources"},
 		{"host port", func(s *S) { s.EndpointSpec.Ports[0].PublishMode = swarm.PortConfigPublishModeHost }, "host mode"},
 		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, ""},
 	}

@@ -118,14 +118,14 @@ func (f *Feed) concerns(e store.Event) bool {
 	return false
 }
 
-// Node names a node for an error, and says whether the swarm takes it for down.
-func (f *Feed) Node(id string) (name string, down bool) {
+// Node names a node for an error, and says whether the swarm takes it for down, and whether it is a member at all.
+func (f *Feed) Node(id string) (name string, down, member bool) {
 	n, ok := store.Get[*cluster.Node](f.m.Store.Snapshot(), id)
 	if !ok {
-		return id, true
+		return id, true, false
 	}
 	if n.Description.Hostname == "" {
-		return id, n.Status.State == swarm.NodeStateDown
+		return id, n.Status.State == swarm.NodeStateDown, true
 	}
-	return fmt.Sprintf("%s (%s)", n.Description.Hostname, id), n.Status.State == swarm.NodeStateDown
+	return fmt.Sprintf("%s (%s)", n.Description.Hostname, id), n.Status.State == swarm.NodeStateDown, true
 }

@@ -62,15 +62,24 @@ func (f *files) set(id string, t *cluster.Task) {
 	}
 }
 
-// take returns what the agent has to get and to drop, and counts it as done. What is not in the store any more is not
-// sent; the task that wants it fails, and says so.
-func (f *files) take(snap *store.Snapshot) (send []protocol.File, drop []string) {
+// maxFiles is how many bytes of files go with one frame, so that it stays far below [protocol.MaxFrame].
+const maxFiles = protocol.MaxFrame / 4
+
+// take returns what the agent has to get and to drop, and counts it as done; more says that there is more than a frame
+// should carry. What is not in the store any more is not sent; the task that wants it fails, and says so.
+func (f *files) take(snap *store.Snapshot) (send []protocol.File, drop []string, more bool) {
+	size := 0
 	for _, id := range slices.Sorted(maps.Keys(f.dirty)) {
+		if size >= maxFiles {
+			return send, drop, true
+		}
+		delete(f.dirty, id)
 		_, held := f.held[id]
 		switch wanted := len(f.users[id]) > 0; {
 		case wanted && !held:
 			if file, ok := payload(snap, id); ok {
 				send = append(send, file)
+				size += len(file.Data)
 				f.held[id] = struct{}{}
 			}
 		case !wanted && held:
@@ -78,8 +87,7 @@ func (f *files) take(snap *store.Snapshot) (send []protocol.File, drop []string)
 			delete(f.held, id)
 		}
 	}
-	clear(f.dirty)
-	return send, drop
+	return send, drop, false
 }
 
 func payload(snap *store.Snapshot, id string) (protocol.File, bool) {

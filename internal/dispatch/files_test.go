@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -125,6 +126,28 @@ func TestASecretReachesNoOtherNode(t *testing.T) {
 		}
 		if n := count(own); n != 1 {
 			t.Errorf("node n1 was sent the secret %d times, want once", n)
+		}
+	})
+}
+
+// TestManyFilesGoWithSeveralFrames gives a node more than one frame may carry.
+func TestManyFilesGoWithSeveralFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "m1", "n1")
+		big := string(make([]byte, 1<<20))
+		var want []string
+		for i := range 40 {
+			want = append(want, fmt.Sprintf("c%02d", i))
+			config(w, want[i], big)
+		}
+		w.create(using(task("a", "n1", 0), nil, want))
+		ss := mustOpen(t, w.dial(w.leader(), "n1"))
+		first, second := ss.next(), ss.next()
+		if !first.Complete || len(first.Files) != 32 || second.Complete || len(second.Files) != 8 {
+			t.Errorf("%d and %d files", len(first.Files), len(second.Files))
+		}
+		if got := append(fileIDs(first.Files), fileIDs(second.Files)...); !slices.Equal(got, want) {
+			t.Errorf("got %v", got)
 		}
 	})
 }

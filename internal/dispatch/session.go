@@ -232,7 +232,10 @@ func (ss *session) complete(v *view) (*protocol.Frame, error) {
 		ss.sent[t.ID] = t.Version.Index
 		ss.files.set(t.ID, t)
 	}
-	f.Files, _ = ss.files.take(v.snap)
+	var more bool
+	if f.Files, _, more = ss.files.take(v.snap); more {
+		ss.poke()
+	}
 	return f, ss.sendOverlays(v, f)
 }
 
@@ -263,7 +266,10 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 	}
 	slices.SortFunc(f.Tasks, func(a, b *cluster.Task) int { return strings.Compare(a.ID, b.ID) })
 	slices.Sort(f.Removed)
-	f.Files, f.DroppedFiles = ss.files.take(v.snap)
+	var more bool
+	if f.Files, f.DroppedFiles, more = ss.files.take(v.snap); more {
+		ss.poke()
+	}
 	var err error
 	if f.Mesh, err = v.mesh.since(ss.mesh); err != nil {
 		return nil, false, err

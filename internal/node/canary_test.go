@@ -115,7 +115,7 @@ func TestASecretIsNowhereToBeRead(t *testing.T) {
 	run(srv.Run)
 	s := store.New()
 	cons, err := consensus.Open(consensus.Config{
-		Dir: dir, NodeID: "m1", Addr: srv.Addr().String(), Layer: srv.RaftLayer(), Store: s, Key: newRaftKey(), SnapshotInterval: 20, Log: log,
+		Dir: dir, NodeID: "m1", Addr: srv.Addr().String(), Layer: srv.RaftLayer(), Store: s, Key: newRaftKey(), SnapshotInterval: 20, Tuning: consensus.Tuning{SnapshotCheck: 100 * time.Millisecond}, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"shoal.dev/shoal/internal/cluster"
 )
 
 // Config is what a daemon is started with: daemon.json's keys are Docker's where Docker has the key. The swarm's own
@@ -38,6 +40,8 @@ type Config struct {
 	Debug    bool   `json:"debug"`
 	// Labels are the engine's, as key=value.
 	Labels []string `json:"labels"`
+	// GenericResources are what the node has for tasks to reserve, as KIND=NUMBER or KIND=NAME.
+	GenericResources []string `json:"node-generic-resources"`
 	// InsecureRegistries are host[:port] of registries that are spoken to without TLS.
 	InsecureRegistries []string `json:"insecure-registries"`
 	// RegistryMirrors are URLs that are asked before docker.io.
@@ -125,6 +129,9 @@ func (c *Config) Validate() error {
 		if k, _, ok := strings.Cut(l, "="); !ok || k == "" {
 			return fmt.Errorf("bad attribute format: %s: a label is KEY=VALUE", l)
 		}
+	}
+	if _, err := cluster.ParseGenericResources(c.GenericResources); err != nil {
+		return err
 	}
 	for _, m := range c.RegistryMirrors {
 		if u, err := url.Parse(m); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {

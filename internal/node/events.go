@@ -73,6 +73,12 @@ func swarmEvent(c store.Event) (engine.Event, bool) {
 	case *cluster.Network:
 		e.Type = string(events.NetworkEventType)
 		a["name"] = now.Spec.Name
+	case *cluster.Secret:
+		e.Type = string(events.SecretEventType)
+		a["name"] = now.Spec.Name
+	case *cluster.Config:
+		e.Type = string(events.ConfigEventType)
+		a["name"] = now.Spec.Name
 	default:
 		return e, false
 	}

@@ -30,6 +30,9 @@ func TestSwarmEvents(t *testing.T) {
 	}
 	net := &cluster.Network{}
 	net.ID, net.Spec.Name = "net1", "ingress"
+	secret, config := &cluster.Secret{}, &cluster.Config{}
+	secret.ID, secret.Spec.Name = "s1", "pass"
+	config.ID, config.Spec.Name = "c1", "page"
 	type attrs = map[string]string
 	for name, c := range map[string]struct {
 		in   store.Event
@@ -55,9 +58,16 @@ func TestSwarmEvents(t *testing.T) {
 				"state.old": "ready", "state.new": "down"}}},
 		"a network": {store.Event{ID: "net1", New: net},
 			&engine.Event{Type: "network", Action: "create", ID: "net1", Attributes: attrs{"name": "ingress"}}},
-		"a task":     {store.Event{ID: "t1", New: &cluster.Task{}}, nil},
-		"the CA":     {store.Event{ID: "ca", New: &cluster.Authority{PrivateKey: []byte("canary")}}, nil},
-		"a snapshot": {store.Event{Reset: true}, nil},
+		"a secret": {store.Event{ID: "s1", New: secret},
+			&engine.Event{Type: "secret", Action: "create", ID: "s1", Attributes: attrs{"name": "pass"}}},
+		"a secret goes": {store.Event{ID: "s1", Old: secret},
+			&engine.Event{Type: "secret", Action: "remove", ID: "s1", Attributes: attrs{"name": "pass"}}},
+		"a config": {store.Event{ID: "c1", Old: config, New: config},
+			&engine.Event{Type: "config", Action: "update", ID: "c1", Attributes: attrs{"name": "page"}}},
+		"a secret's bytes": {store.Event{ID: "s1", New: &cluster.SecretData{ID: "s1", Data: []byte("canary")}}, nil},
+		"a task":           {store.Event{ID: "t1", New: &cluster.Task{}}, nil},
+		"the CA":           {store.Event{ID: "ca", New: &cluster.Authority{PrivateKey: []byte("canary")}}, nil},
+		"a snapshot":       {store.Event{Reset: true}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, ok := swarmEvent(c.in)

@@ -12,6 +12,8 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"golang.org/x/sys/unix"
+
+	"shoal.dev/shoal/internal/cluster"
 )
 
 // hostInfo says what this machine is.
@@ -107,10 +109,11 @@ func (n *Node) describe(context.Context) swarm.NodeDescription {
 	var uts unix.Utsname
 	_ = unix.Uname(&uts) // cannot fail with a valid pointer
 	cpus, mem := resources()
+	generic, _ := cluster.ParseGenericResources(n.cfg.GenericResources) // Validate has read them
 	return swarm.NodeDescription{
 		Hostname:  hostname(),
 		Platform:  swarm.Platform{Architecture: machine(uts), OS: runtime.GOOS},
-		Resources: swarm.Resources{NanoCPUs: int64(cpus) * 1e9, MemoryBytes: mem},
+		Resources: swarm.Resources{NanoCPUs: int64(cpus) * 1e9, MemoryBytes: mem, GenericResources: generic},
 		Engine: swarm.EngineDescription{EngineVersion: n.version, Labels: n.current().labels(), Plugins: []swarm.PluginDescription{
 			{Type: "Log", Name: "json-file"}, {Type: "Network", Name: "bridge"}, {Type: "Network", Name: "host"},
 			{Type: "Network", Name: "null"}, {Type: "Network", Name: "overlay"}, {Type: "Volume", Name: "local"},

@@ -182,6 +182,7 @@ func (tr *truth) state(snap *store.Snapshot) {
 	slots := map[string]string{}
 	addrs := map[string]string{}
 	used := map[string]int64{}
+	gpus := map[string]string{}
 	for t := range store.List[*cluster.Task](snap) {
 		if t.WantsToRun() && !(t.JobIteration != nil && t.Ended()) {
 			k := t.SlotClaim()
@@ -195,6 +196,13 @@ func (tr *truth) state(snap *store.Snapshot) {
 		}
 		if placed(t) && t.Spec.Resources != nil {
 			used[t.NodeID] += t.Spec.Resources.Reservations.NanoCPUs
+			for _, r := range t.GenericResources {
+				gpu := t.NodeID + "/" + r.NamedResourceSpec.Value
+				if other := gpus[gpu]; other != "" && !w.o.Late {
+					w.violate("tasks %s and %s share gpu %s", other, t.ID, gpu)
+				}
+				gpus[gpu] = t.ID
+			}
 		}
 		for _, a := range t.NetworksAttachments {
 			addr := a.Addresses[0].Addr()
@@ -373,18 +381,23 @@ func fits(snap *store.Snapshot, svc *cluster.Service, t *cluster.Task, n *cluste
 	}
 	var used int64
 	var own uint64
+	gpus := len(n.Description.Resources.GenericResources)
 	for o := range snap.TasksByNode(n.ID) {
 		if o.Ended() || !placed(o) {
 			continue
 		}
 		if o.Spec.Resources != nil {
 			used += o.Spec.Resources.Reservations.NanoCPUs
+			gpus -= len(o.Spec.Resources.Reservations.GenericResources)
 		}
 		if o.ServiceID == svc.ID && o.WantsToRun() {
 			own++
 		}
 	}
 	if limit := t.Spec.Placement.MaxReplicas; limit > 0 && own >= limit {
+		return false
+	}
+	if t.Spec.Resources != nil && len(t.Spec.Resources.Reservations.GenericResources) > gpus {
 		return false
 	}
 	return t.Spec.Resources == nil || used+t.Spec.Resources.Reservations.NanoCPUs <= n.Description.Resources.NanoCPUs

@@ -32,6 +32,11 @@ func (w *world) addNode() {
 	n.Spec.Labels = map[string]string{"zone": string('a' + rune(w.rng.IntN(3)))}
 	n.Description.Hostname = "host-" + n.ID
 	n.Description.Resources = swarm.Resources{NanoCPUs: 4e9, MemoryBytes: 8 << 30}
+	if w.rng.IntN(2) == 0 {
+		n.Description.Resources.GenericResources = []swarm.GenericResource{
+			{NamedResourceSpec: &swarm.NamedGenericResource{Kind: "gpu", Value: "U1"}}, {NamedResourceSpec: &swarm.NamedGenericResource{Kind: "gpu", Value: "U2"}},
+		}
+	}
 	w.update("node "+n.ID+" joins", func(tx *store.Tx) error { tx.Write(store.Create(n)); return nil })
 	if _, ok := store.Get[*cluster.Node](w.snapshot(), n.ID); ok { // also if the answer was lost
 		w.agents[n.ID] = &agent{w: w, id: n.ID, alive: true, connected: true, contact: time.Now(), tasks: map[string]*local{}}
@@ -128,6 +133,9 @@ func (w *world) createService() {
 	}
 	if w.rng.IntN(2) == 0 {
 		t.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: int64(1+w.rng.IntN(3)) * 5e8}}
+	}
+	if t.Resources != nil && w.rng.IntN(4) == 0 {
+		t.Resources.Reservations.GenericResources = []swarm.GenericResource{{DiscreteResourceSpec: &swarm.DiscreteGenericResource{Kind: "gpu", Value: 1}}}
 	}
 	if s.JobStatus == nil {
 		s.Spec.UpdateConfig, s.Spec.RollbackConfig = w.updateConfig(), w.updateConfig()

@@ -23,6 +23,8 @@ const (
 	settle = 50 * time.Millisecond
 	// settleOpen is likewise for a node that has not answered yet.
 	settleOpen = time.Second
+	// warnAgain is how long nothing more is said of a node that cannot be reached, whatever number of tasks it has.
+	warnAgain = time.Minute
 	// maxTasks is how many tasks' logs are read at a time.
 	maxTasks = 1000
 )
@@ -52,7 +54,7 @@ func (r *Reader) TaskLogs(ctx context.Context, of control.LogsOf, o engine.LogOp
 	open(feed.TTY)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m := &merger{r: r, feed: feed, opts: o, each: each, in: make(chan arrival), seen: map[string]bool{}}
+	m := &merger{r: r, feed: feed, opts: o, each: each, in: make(chan arrival), seen: map[string]bool{}, warned: map[string]time.Time{}}
 	return m.run(ctx)
 }
 
@@ -64,12 +66,13 @@ type merger struct {
 	each func(control.TaskLine) error
 	in   chan arrival
 
-	seen    map[string]bool // tasks whose source was begun
-	open    []*source       // sources that have not ended
-	heads   heads           // those that have a line
-	begun   bool            // the tasks of the beginning are known
-	omitted int             // tasks beyond maxTasks
-	whys    []string        // why logs are not whole
+	seen    map[string]bool      // tasks whose source was begun
+	open    []*source            // sources that have not ended
+	heads   heads                // those that have a line
+	warned  map[string]time.Time // when it was said of a node that it cannot be reached
+	begun   bool                 // the tasks of the beginning are known
+	omitted int                  // tasks beyond maxTasks
+	whys    []string             // why logs are not whole
 }
 
 // news is what the feed tells.
@@ -155,12 +158,16 @@ func (m *merger) take(ctx context.Context, tasks []*cluster.Task) {
 			continue // it is told again when it runs
 		}
 		m.seen[t.ID] = true
+		name, down, member := m.feed.Node(t.NodeID)
+		if !member && t.Ended() {
+			continue // its log went with its node
+		}
 		if len(m.open) >= maxTasks {
 			m.omitted++
 			continue
 		}
 		s := &source{r: m.r, task: t, opts: m.opts, out: m.in, took: make(chan struct{}, 1), since: time.Now(), patient: settleOpen}
-		s.node, s.down = m.feed.Node(t.NodeID)
+		s.node, s.down = name, down
 		if m.begun { // all that it wrote is new
 			s.opts.Tail = -1
 		}
@@ -177,6 +184,14 @@ func (m *merger) arrive(a arrival) {
 		if a.why != "" {
 			m.whys = append(m.whys, a.why)
 		}
+	case a.warning != "":
+		if last, said := m.warned[s.task.NodeID]; said && time.Since(last) < warnAgain {
+			s.took <- struct{}{}
+			return
+		}
+		m.warned[s.task.NodeID] = time.Now()
+		s.head = []control.TaskLine{s.line(engine.LogLine{Stream: "stderr", Time: m.r.now(), Line: []byte(a.warning)})}
+		heap.Push(&m.heads, s)
 	case len(a.lines) == 0:
 		s.since, s.patient = time.Now(), settle
 	default:

@@ -57,6 +57,8 @@ type arrival struct {
 	lines []control.TaskLine
 	ended bool
 	why   string // why the log is not whole, for a source that ended
+	// warning stands for a line that says why there are none.
+	warning string
 }
 
 // run reads until the log ends or ctx does.
@@ -101,9 +103,7 @@ func (s *source) read(ctx context.Context) string {
 			}
 			if !said {
 				said = true
-				s.tell(ctx, arrival{from: s, lines: []control.TaskLine{s.line(engine.LogLine{
-					Stream: "stderr", Time: s.r.now(), Line: []byte("shoal: the log of this task cannot be read now, and is tried again: " + text + "\n"),
-				})}})
+				s.tell(ctx, arrival{from: s, warning: "shoal: the log of this task cannot be read now, and is tried again: " + text + "\n"})
 				s.wait(ctx)
 			}
 		}

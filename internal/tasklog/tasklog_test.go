@@ -307,6 +307,13 @@ func TestANodeThatCannotBeReachedIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.cut("n2", true)
+		l.write(func(tx *store.Tx) { // a task of a node that was removed
+			t := &cluster.Task{}
+			t.ID, t.ServiceID, t.NodeID = "d", "svc", "n9"
+			t.Status = swarm.TaskStatus{State: swarm.TaskStateOrphaned, ContainerStatus: &swarm.ContainerStatus{ContainerID: "x"}}
+			tx.Write(store.Create(t))
+		})
+		l.run("e", "n2", "print there, too; sleep")
 		began := time.Now()
 		got, err := l.logs(t.Context(), control.LogsOf{Service: "web"}, all)
 		if !slices.Equal(got, []string{"a here"}) || err == nil || err.Error() != "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "+
@@ -315,6 +322,12 @@ func TestANodeThatCannotBeReachedIsNamed(t *testing.T) {
 		}
 		if d := time.Since(began); d > 10*time.Second {
 			t.Errorf("it took %s", d)
+		}
+		// Followed, it is said once, whatever number of tasks the node has.
+		f := l.follow(control.LogsOf{Service: "web"}, all)
+		time.Sleep(20 * time.Second)
+		if got := f.have(); len(got) != 2 || got[0] != "a here" || !strings.Contains(got[1], "node host-n2 (n2) is not available") {
+			t.Errorf("followed: %q", got)
 		}
 	})
 }

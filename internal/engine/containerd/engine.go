@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -118,12 +119,16 @@ type Engine struct {
 	known      imageCache
 	registries *registries
 	host       host
-	pulls      keyedLock
-	execs      ledger.Execs
-	waiting    waiting
-	probes     probes
-	life       context.Context // ends with Run: what outlives the call that began it ends then
-	endLife    context.CancelFunc
+	rro        struct { // whether read-only mounts can be so to the bottom; asked once
+		once sync.Once
+		err  error
+	}
+	pulls   keyedLock
+	execs   ledger.Execs
+	waiting waiting
+	probes  probes
+	life    context.Context // ends with Run: what outlives the call that began it ends then
+	endLife context.CancelFunc
 }
 
 var _ engine.Engine = (*Engine)(nil)

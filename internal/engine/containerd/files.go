@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -68,11 +69,19 @@ func hostsFile(c *ledger.Container) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// nameServer is where the network answers containers' questions for names, see engine.Sandbox.Names.
+const nameServer = "127.0.0.11"
+
 // resolvConf is the host's resolver configuration, with what the container's settings replace. Servers on the host's
-// loopback cannot be reached from a network namespace of its own and are left out there.
+// loopback cannot be reached from a network namespace of its own and are left out there. Where the network answers, it
+// is the only server, and asks the others itself.
 func resolvConf(c *ledger.Container, host []byte) []byte {
-	h := c.HostConfig
+	h, served := c.HostConfig, c.State.Sandbox.Names
 	var b bytes.Buffer
+	if served {
+		b.WriteString("nameserver " + nameServer + "\n")
+	}
+	dots := slices.ContainsFunc(h.DNSOptions, setsDots)
 	for line := range strings.Lines(string(host)) {
 		f := strings.Fields(line)
 		if len(f) < 2 {
@@ -81,7 +90,7 @@ func resolvConf(c *ledger.Container, host []byte) []byte {
 		switch f[0] {
 		case "nameserver":
 			ip, err := netip.ParseAddr(f[1])
-			if len(h.DNS) > 0 || err != nil || ip.IsLoopback() && !h.NetworkMode.IsHost() {
+			if served || len(h.DNS) > 0 || err != nil || ip.IsLoopback() && !h.NetworkMode.IsHost() {
 				continue
 			}
 		case "search", "domain":
@@ -92,13 +101,16 @@ func resolvConf(c *ledger.Container, host []byte) []byte {
 			if len(h.DNSOptions) > 0 {
 				continue
 			}
+			dots = dots || slices.ContainsFunc(f[1:], setsDots)
 		default:
 			continue
 		}
 		b.WriteString(strings.Join(f, " ") + "\n")
 	}
 	for _, ip := range h.DNS {
-		fmt.Fprintf(&b, "nameserver %s\n", ip)
+		if !served {
+			fmt.Fprintf(&b, "nameserver %s\n", ip)
+		}
 	}
 	if len(h.DNSSearch) > 0 && h.DNSSearch[0] != "." {
 		fmt.Fprintf(&b, "search %s\n", strings.Join(h.DNSSearch, " "))
@@ -106,5 +118,10 @@ func resolvConf(c *ledger.Container, host []byte) []byte {
 	if len(h.DNSOptions) > 0 {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(h.DNSOptions, " "))
 	}
+	if served && !dots { // a container's name has none
+		b.WriteString("options ndots:0\n")
+	}
 	return b.Bytes()
 }
+
+func setsDots(option string) bool { return strings.HasPrefix(option, "ndots:") }

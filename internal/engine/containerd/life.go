@@ -61,7 +61,16 @@ func (e *Engine) Rename(ctx context.Context, name, to string) error {
 		return err
 	}
 	defer unlock()
-	return e.ledger.Rename(c, to, func(n *ledger.Container) error { return e.save(e.scope(ctx), n, nil) })
+	err = e.ledger.Rename(c, to, func(n *ledger.Container) error { return e.save(e.scope(ctx), n, nil) })
+	if err != nil || !c.Running() || !e.usesSandbox(c) {
+		return err
+	}
+	n, err := e.ledger.Find(c.ID)
+	if err != nil {
+		return err
+	}
+	_, err = e.attach(ctx, n) // others find it by its new name
+	return err
 }
 
 // Update implements engine.Life.

@@ -57,6 +57,8 @@ var shared lab
 func TestMain(m *testing.M) {
 	if mode := os.Getenv("SHOAL_ENGINE_TEST"); mode != "" {
 		switch {
+		case mode == "full":
+			fullSurvivor()
 		case strings.HasPrefix(mode, "policy"):
 			policySurvivor(mode)
 		case strings.HasPrefix(mode, "health"):

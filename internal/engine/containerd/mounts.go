@@ -82,8 +82,11 @@ func (e *Engine) mounts(c *ledger.Container) ([]specs.Mount, error) {
 				return nil, err
 			}
 		}
-		put(specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source,
-			Options: []string{"rbind", string(m.Propagation), writable(m.RW)}})
+		options, err := e.bindOptions(c, m)
+		if err != nil {
+			return nil, err
+		}
+		put(specs.Mount{Destination: m.Destination, Type: "bind", Source: m.Source, Options: options})
 	}
 	for i, target := range c.Files {
 		put(specs.Mount{Destination: target, Type: "bind", Source: e.filePath(c.ID, i), Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}})

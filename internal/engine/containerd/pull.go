@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -101,10 +102,31 @@ func (e *Engine) fetch(ctx context.Context, name reference.Named, target ocispec
 	stop()
 	<-watched
 	if err != nil {
+		e.dropRefused(ctx, err)
 		return err
 	}
 	p.finish()
 	return nil
+}
+
+// dropRefused removes what was fetched and is not what its digest says. The next pull would go on behind it otherwise,
+// and never come to another end; what a pull that was merely cut off has fetched stays for it.
+func (e *Engine) dropRefused(ctx context.Context, refused error) {
+	const words = "failed commit on ref " // containerd's, with the name of what was fetched in quotes
+	_, rest, ok := strings.Cut(refused.Error(), words)
+	if !ok {
+		return
+	}
+	ref, err := strconv.QuotedPrefix(rest)
+	if err == nil {
+		ref, err = strconv.Unquote(ref)
+	}
+	if err == nil {
+		err = e.client.ContentStore().Abort(context.WithoutCancel(ctx), ref)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		e.cfg.Log.Warn("cannot drop what a registry sent", "error", err)
+	}
 }
 
 // pinned resolves every name to what it was resolved to before: a tag that moves during a pull moves after it.
@@ -265,7 +287,8 @@ func (e *Engine) Load(ctx context.Context, r io.Reader) ([]string, error) {
 	names := []string{}
 	for _, i := range list {
 		if err := client.NewImage(e.client, i).Unpack(ctx, snapshotter); err != nil {
-			return names, fmt.Errorf("unpack %s: %w", i.Name, err)
+			// Its layers are not what it says: no container can be made of it.
+			return names, errors.Join(fmt.Errorf("unpack %s: %w", i.Name, err), e.images.Delete(context.WithoutCancel(ctx), i.Name))
 		}
 		shown := i.Target.Digest.String()
 		if ref, err := reference.ParseNormalizedNamed(i.Name); err == nil && !strings.HasPrefix(i.Name, dangling) {

@@ -113,9 +113,7 @@ func (e *Engine) load(ctx context.Context) error {
 			}
 		}
 		if c.Running() {
-			if err := e.catchUp(ctx, &c, running[c.ID]); err != nil {
-				e.cfg.Log.Warn("cannot take up a container", "container", c.ID, "error", err)
-			}
+			e.catchUp(ctx, &c, running[c.ID])
 		}
 	}
 	if err := e.volumes.Settle(); err != nil {
@@ -143,11 +141,11 @@ func (e *Engine) runningTasks(ctx context.Context) (map[string]*tasktypes.Proces
 }
 
 // catchUp brings the record of a container that ran when it was written up to date.
-func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, task *tasktypes.Process) error {
+func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, task *tasktypes.Process) {
 	exit, err := shimdata.ReadExit(e.exitPath(c.ID))
 	switch {
 	case err == nil:
-		return e.ended(ctx, c, exit)
+		e.ended(ctx, c, exit)
 	case task != nil:
 		n := *c
 		n.State.Pid, n.State.Status = int(task.Pid), container.StateRunning
@@ -161,9 +159,8 @@ func (e *Engine) catchUp(ctx context.Context, c *ledger.Container, task *tasktyp
 			}
 		}
 		e.ledger.Put(&n)
-		return nil
 	default: // the machine, or the shim, went down with it
-		return e.ended(ctx, c, shimdata.Exit{Code: exitUnknown, At: time.Now()})
+		e.ended(ctx, c, shimdata.Exit{Code: exitUnknown, At: time.Now()})
 	}
 }
 
@@ -188,7 +185,7 @@ func (e *Engine) exitPath(id string) string {
 
 // ended records that a container has ended, after what it left was cleaned up and its log is complete, and tells
 // everybody. The caller holds the container's lock, or nobody else knows of the container yet.
-func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.Exit) error {
+func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.Exit) {
 	e.waiting.rush(c.ID)
 	e.probes.Stop(c.ID)
 	_, err := e.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.ID})
@@ -200,7 +197,8 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 	e.dropFiles(c)
 	n := ledger.Ended(c, exit.Code, exit.At.UTC(), exit.OOMKilled)
 	if err := e.save(ctx, n, nil); err != nil {
-		return fmt.Errorf("record the end of container %s: %w", c.ID, err)
+		// A disk that is full does not bring it back to life; the next daemon finds out by itself that it has ended.
+		e.cfg.Log.Error("cannot record the end of a container", "container", c.ID, "error", err)
 	}
 	e.ledger.Put(n, ledger.EndActions(n)...)
 	e.unmountVolumes(c)
@@ -211,5 +209,4 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		}
 		e.ledger.ReportEndpoints(c.ID, c.State.Sandbox, engine.Sandbox{})
 	}
-	return nil
 }

@@ -292,12 +292,8 @@ func (e *Engine) handleExit(ctx context.Context, id string, told shimdata.Exit) 
 	if exit, err := shimdata.ReadExit(e.exitPath(id)); err == nil {
 		told = exit
 	}
-	err = e.ended(ctx, c, told)
+	e.ended(ctx, c, told)
 	unlock()
-	if err != nil {
-		e.cfg.Log.Error("cannot record the end of a container", "container", id, "error", err)
-		return
-	}
 	if c.HostConfig.AutoRemove && !c.State.Keep {
 		e.autoRemove(ctx, id)
 		return

@@ -73,6 +73,9 @@ func (e *Engine) spec(ctx context.Context, c *ledger.Container, rootfs []mount.M
 	if s.Mounts, err = e.mounts(c); err != nil {
 		return nil, err
 	}
+	if s.Linux.RootfsPropagation, err = rootPropagation(c); err != nil {
+		return nil, err
+	}
 	if err := e.addInit(c, s); err != nil {
 		return nil, err
 	}

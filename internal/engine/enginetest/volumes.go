@@ -232,6 +232,11 @@ func volumesBadInput(s *suite) {
 		{container.HostConfig{Binds: []string{"data:/x", "/tmp:/x/"}}, errdefs.IsInvalidArgument, "Duplicate mount point: /x"},
 		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data", Target: "/x", VolumeOptions: &mount.VolumeOptions{Subpath: "../y"}}}}, errdefs.IsInvalidArgument, "subpath must be a relative path within the volume"},
 		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeVolume, Source: "data", Target: "/x", BindOptions: &mount.BindOptions{}}}}, errdefs.IsInvalidArgument, "field BindOptions must not be specified"},
+		{container.HostConfig{Tmpfs: map[string]string{"/": ""}}, errdefs.IsInvalidArgument, "invalid specification: destination can't be '/'"},
+		{container.HostConfig{Tmpfs: map[string]string{"x": ""}}, errdefs.IsInvalidArgument, "invalid mount path: 'x' mount path must be absolute"},
+		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeTmpfs, Target: "/x", TmpfsOptions: &mount.TmpfsOptions{Options: [][]string{{"suid"}}}}}}, errdefs.IsInvalidArgument, `invalid mount config for type "tmpfs": invalid option: suid`},
+		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/tmp", Target: "/x", BindOptions: &mount.BindOptions{Propagation: "rpublic"}}}}, errdefs.IsInvalidArgument, `invalid mount config for type "bind": invalid propagation mode: rpublic`},
+		{container.HostConfig{Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/tmp", Target: "/x", BindOptions: &mount.BindOptions{ReadOnlyNonRecursive: true, ReadOnlyForceRecursive: true}}}}, errdefs.IsInvalidArgument, "mount options conflict"},
 		{container.HostConfig{VolumeDriver: "rex"}, errdefs.IsNotFound, `plugin "rex" not found`},
 	} {
 		test.h.NetworkMode = "none"

@@ -44,7 +44,19 @@ func (e *Engine) Rename(ctx context.Context, name, to string) error {
 		return err
 	}
 	defer unlock()
-	return e.ledger.Rename(c, to, func(*ledger.Container) error { return nil })
+	err = e.ledger.Rename(c, to, func(*ledger.Container) error { return nil })
+	if err != nil || !c.Running() || !e.usesSandbox(c) {
+		return err
+	}
+	n, err := e.ledger.Find(c.ID)
+	if err != nil {
+		return err
+	}
+	a, err := n.Attachment()
+	if err == nil {
+		_, err = e.Sandboxes.Attach(ctx, n.ID, a)
+	}
+	return err
 }
 
 // Top implements engine.Life: a container has one process.

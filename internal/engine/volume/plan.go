@@ -64,6 +64,12 @@ func Plan(cfg *container.Config, h *container.HostConfig, host Host) ([]Mount, e
 		}
 	}
 	for dest := range h.Tmpfs {
+		if path.Clean(dest) == "/" {
+			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid specification: destination can't be '/'")
+		}
+		if !path.IsAbs(dest) {
+			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid mount path: '%s' mount path must be absolute", dest)
+		}
 		if at(own, path.Clean(dest)) {
 			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "Duplicate mount point: %s", dest)
 		}
@@ -148,12 +154,27 @@ func parseMount(m *mount.Mount, host Host) (Mount, error) {
 		}
 		p.Propagation = mount.PropagationRPrivate
 		if m.BindOptions != nil && m.BindOptions.Propagation != "" {
-			p.Propagation = m.BindOptions.Propagation
+			if p.Propagation = m.BindOptions.Propagation; !slices.Contains(mount.Propagations, p.Propagation) {
+				return invalid("invalid propagation mode: %s", p.Propagation)
+			}
+		}
+		if o := m.BindOptions; o != nil && o.ReadOnlyNonRecursive && o.ReadOnlyForceRecursive {
+			return invalid("mount options conflict: ReadOnlyNonRecursive && ReadOnlyForceRecursive")
 		}
 		return p, nil
 	case mount.TypeTmpfs:
 		if m.Source != "" {
 			return invalid("field Source must not be specified")
+		}
+		if m.TmpfsOptions != nil {
+			for _, o := range m.TmpfsOptions.Options {
+				if len(o) < 1 || len(o) > 2 {
+					return invalid("invalid option array length")
+				}
+				if o[0] != "exec" && o[0] != "noexec" {
+					return invalid("invalid option: %s", o[0])
+				}
+			}
 		}
 		return p, nil
 	case mount.TypeVolume:

@@ -20,6 +20,7 @@ import (
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/dns"
 	"shoal.dev/shoal/internal/network/local"
 	"shoal.dev/shoal/internal/network/ports"
 )
@@ -40,7 +41,8 @@ type box struct {
 	Ports     []engine.PublishedPort `json:",omitempty"` // what Asked got
 	Resolvers []netip.Addr           `json:",omitempty"`
 
-	left []string // the host's ends of interfaces that are to go
+	left    []string     // the host's ends of interfaces that are to go
+	session *dns.Session // nil if it gets no answers for names
 }
 
 // endpoint is a container's place on a network. boxes.mu guards what changes of it.
@@ -59,8 +61,10 @@ type endpoint struct {
 
 // boxes are all containers' networks.
 type boxes struct {
-	cfg Config
-	nl  *netlink.Handle
+	cfg   Config
+	host  *space
+	nl    *netlink.Handle
+	names *dns.Server
 
 	mu     sync.Mutex
 	nets   *local.Book
@@ -70,8 +74,11 @@ type boxes struct {
 }
 
 // loadBoxes reads what is known from before.
-func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle) (*boxes, error) {
-	b := &boxes{cfg: cfg, nl: nl, byID: map[string]*box{}, nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName)}
+func loadBoxes(cfg Config, subnet netip.Prefix, host *space, nl *netlink.Handle) (*boxes, error) {
+	b := &boxes{
+		cfg: cfg, host: host, nl: nl, names: dns.New(dns.Config{Log: cfg.Log}), byID: map[string]*box{},
+		nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName),
+	}
 	if err := b.loadNetworks(); err != nil {
 		return nil, err
 	}
@@ -103,6 +110,7 @@ func loadBoxes(cfg Config, subnet netip.Prefix, nl *netlink.Handle) (*boxes, err
 			b.book.Add(x.ID, p)
 		}
 	}
+	b.renew()
 	return b, nil
 }
 
@@ -136,7 +144,7 @@ func (p *endpoint) cidr() *net.IPNet {
 }
 
 func (b *boxes) sandbox(x *box) engine.Sandbox {
-	s := engine.Sandbox{NetNS: b.netnsOf(x), Ports: slices.Clone(x.Ports)}
+	s := engine.Sandbox{NetNS: b.netnsOf(x), Ports: slices.Clone(x.Ports), Names: x.named()}
 	for _, p := range x.Endpoints {
 		s.Endpoints = append(s.Endpoints, p.shown())
 	}
@@ -281,6 +289,7 @@ func (b *boxes) place(x *box, a engine.Attachment) error {
 		b.forgetNeighbour(x)
 	}
 	x.Name, x.Endpoints, x.Ingress, x.Resolvers = a.Name, now, a.Ingress, slices.Clone(a.Resolvers)
+	b.renew()
 	return nil
 }
 

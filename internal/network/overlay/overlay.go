@@ -1,6 +1,6 @@
 // Package overlay brings a host's kernel to the network that is desired: the bridges that containers hang on, their
 // network namespaces, the tunnels to other nodes, and the routes to the addresses of tasks. Package balance, which it
-// drives, has the rules, and package local the host's networks.
+// drives, has the rules, package local the host's networks, and package dns the names of containers.
 //
 // It decides how the desired network is put into links, routes and rules, and in which order, so that nothing is sent
 // to where it cannot arrive yet or any more. It owns the bridges of the host's networks and the tunnel device named in
@@ -42,6 +42,8 @@ type Config struct {
 	// Subnet is the bridge's where it is free and none was chosen before; otherwise, and if it is zero, it is the first
 	// free one of [local.Pools].
 	Subnet netip.Prefix
+	// ResolvConf names the servers that know what no container is called; "" is /etc/resolv.conf.
+	ResolvConf string
 	// NetNS is the path of the network namespace to work in; "" is the process's own.
 	NetNS string
 	// CheckEvery is how often Run compares the kernel with what is desired; 0 is 5 s.
@@ -93,7 +95,7 @@ func Open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 	if k.subnet, err = k.chooseSubnet(); err != nil {
 		return nil, err
 	}
-	if k.boxes, err = loadBoxes(cfg, k.subnet, k.nl); err != nil {
+	if k.boxes, err = loadBoxes(cfg, k.subnet, k.host, k.nl); err != nil {
 		return nil, err
 	}
 	k.mu.Lock()
@@ -107,6 +109,9 @@ func setDefaults(cfg *Config) {
 	}
 	if cfg.TunnelName == "" {
 		cfg.TunnelName = "shoal-vx"
+	}
+	if cfg.ResolvConf == "" {
+		cfg.ResolvConf = "/etc/resolv.conf"
 	}
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = 5 * time.Second
@@ -176,9 +181,13 @@ func (k *Kernel) Run(ctx context.Context) error {
 	}
 }
 
-// Close lets go of the kernel and leaves everything as it is: containers keep their network and the mesh goes on.
+// Close lets go of the kernel and leaves everything as it is: containers keep their network and the mesh goes on. Names
+// are not answered until the next Open.
 func (k *Kernel) Close() error {
 	var errs []error
+	if k.boxes != nil {
+		k.boxes.silence()
+	}
 	if k.table != nil {
 		errs = append(errs, k.table.Close())
 	}

@@ -45,7 +45,10 @@ func (b *boxes) plug(x *box) error {
 			return fmt.Errorf("network %s: %w", p.net.Name, err)
 		}
 	}
-	return b.route(x, in)
+	if err := b.route(x, in); err != nil {
+		return err
+	}
+	return b.serve(x)
 }
 
 // plugOne makes whatever is missing of one endpoint.
@@ -253,6 +256,7 @@ func (b *boxes) unplug(x *box) error {
 		return nil
 	}
 	b.forgetNeighbour(x)
+	x.silence() // its sockets would keep the namespace
 	if err := dropSpace(b.netnsOf(x)); err != nil {
 		return err
 	}
@@ -266,6 +270,7 @@ func (b *boxes) unplug(x *box) error {
 		b.nets.Leave(p.NetworkID, p.ID)
 	}
 	b.book.Release(x.ID)
+	b.renew()
 	return nil
 }
 
@@ -314,7 +319,7 @@ func (b *boxes) repairOne(x *box, o outside, note func(string, ...any)) error {
 	b.mu.Lock()
 	current := b.byID[x.ID] == x
 	b.mu.Unlock()
-	plugged := true
+	plugged := !x.named() || x.session != nil
 	for _, p := range x.Endpoints {
 		plugged = plugged && o.master[p.Outside] == o.index[p.net.BridgeName()]
 	}

@@ -38,16 +38,19 @@ type count struct {
 type seat struct {
 	*cluster.Node
 	cpu, memory int64 // free, in billionths of a CPU and bytes
-	tasks       int   // that have not ended
+	generic     pool
+	tasks       int // that have not ended
 }
 
 func newBoard(snap *store.Snapshot) *board {
 	b := &board{snap: snap, byID: map[string]*seat{}, services: map[string]*count{}}
 	for n := range store.List[*cluster.Node](snap) {
-		s := &seat{Node: n, cpu: n.Description.Resources.NanoCPUs, memory: n.Description.Resources.MemoryBytes}
+		s := &seat{Node: n, cpu: n.Description.Resources.NanoCPUs, memory: n.Description.Resources.MemoryBytes,
+			generic: newPool(n.Description.Resources.GenericResources)}
 		for t := range snap.TasksByNode(n.ID) {
 			if placed(t) && !t.Ended() {
 				s.take(&t.Spec)
+				s.generic.take(t.GenericResources)
 			}
 		}
 		b.nodes = append(b.nodes, s)
@@ -100,6 +103,7 @@ type job struct {
 	board       *board
 	task        *cluster.Task // one of them
 	reserve     swarm.Resources
+	generic     map[string]int64 // by kind
 	maxReplicas int
 	spread      []string // label descriptors
 	count       *count
@@ -119,6 +123,7 @@ type option struct {
 
 func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	j := &job{board: b, task: t, reserve: reservations(&t.Spec), groups: map[string]int{}}
+	j.generic = wanted(j.reserve.GenericResources)
 	var constraints []cluster.Constraint
 	var platforms []swarm.Platform
 	valid := true
@@ -197,8 +202,9 @@ func (b *board) ofService(id string, now time.Time) *count {
 	return c
 }
 
-// place books the best node for the task, or returns nil if there is none.
-func (j *job) place(t *cluster.Task) *cluster.Node {
+// place books the best node for the task, with the generic resources that it is given there, or returns nil if there is
+// none.
+func (j *job) place(t *cluster.Task) (*cluster.Node, []swarm.GenericResource) {
 	var best *option
 	for _, o := range j.seatsOf(t) {
 		o.hash = 0
@@ -207,14 +213,14 @@ func (j *job) place(t *cluster.Task) *cluster.Node {
 		}
 	}
 	if best == nil {
-		return nil
+		return nil, nil
 	}
 	best.take(&t.Spec)
 	j.count.own[best.ID]++
 	for _, g := range best.groups {
 		j.groups[g]++
 	}
-	return best.Node
+	return best.Node, best.generic.claim(j.generic)
 }
 
 // seatsOf are the nodes that the task may choose: one of a global service has no choice.
@@ -249,7 +255,7 @@ func (j *job) refusal(t *cluster.Task) string {
 
 // check is the first filter that the node does not pass now, or filters.
 func (j *job) check(o *option) int {
-	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory {
+	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory || !o.generic.has(j.generic) {
 		return filterResources
 	}
 	if o.blocked != filters {

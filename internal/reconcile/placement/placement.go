@@ -100,13 +100,13 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 		return j
 	}
 	for _, t := range tasks {
-		n := job(t).place(t)
+		n, generic := job(t).place(t)
 		if n == nil {
 			left = append(left, t)
 			continue
 		}
 		c := t.Clone().(*cluster.Task)
-		c.NodeID = n.ID
+		c.NodeID, c.GenericResources = n.ID, generic
 		c.Status = swarm.TaskStatus{State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node", Timestamp: env.Now}
 		if t.Global {
 			c.Status.Message = "scheduler confirmed task can run on preassigned node"

@@ -2,6 +2,7 @@ package placement_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -186,6 +187,61 @@ func TestGlobalTasks(t *testing.T) {
 	}
 }
 
+func TestGenericResources(t *testing.T) {
+	s := plantest.New(t)
+	have := func(terms ...string) func(*cluster.Node) {
+		return func(n *cluster.Node) {
+			var err error
+			if n.Description.Resources.GenericResources, err = cluster.ParseGenericResources(terms); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.Node("a", have("ssd=2"))
+	s.Node("b", have("gpu=U2", "gpu=U1"))
+	s.Node("c")
+	want := func(kind string, n int64) func(*cluster.Task) {
+		return func(t *cluster.Task) {
+			t.Spec.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{GenericResources: []swarm.GenericResource{
+				{DiscreteResourceSpec: &swarm.DiscreteGenericResource{Kind: kind, Value: n}},
+			}}}
+		}
+	}
+	var p placement.Planner
+	ssd, gpu, other := task(s, "web", want("ssd", 1)), task(s, "api", want("gpu", 1)), task(s, "api", want("gpu", 1))
+	s.Settle(p)
+	full, none := task(s, "web", want("ssd", 2)), task(s, "web", want("tpu", 1))
+	third := task(s, "api", want("gpu", 1))
+	s.Settle(p)
+	show := func(k *cluster.Task) string {
+		k = plantest.Get[*cluster.Task](s, k.ID)
+		out := k.NodeID + k.Status.Err
+		for _, r := range k.GenericResources {
+			if r.NamedResourceSpec != nil {
+				out += " " + r.NamedResourceSpec.Value
+			} else {
+				out += fmt.Sprint(" ", r.DiscreteResourceSpec.Value)
+			}
+		}
+		return out
+	}
+	nowhere := "no suitable node (insufficient resources on 3 nodes)"
+	for i, c := range []struct {
+		task *cluster.Task
+		want string
+	}{{ssd, "a 1"}, {gpu, "b U1"}, {other, "b U2"}, {full, nowhere}, {none, nowhere}, {third, nowhere}} {
+		if got := show(c.task); got != c.want {
+			t.Errorf("task %d: %q, want %q", i, got, c.want)
+		}
+	}
+	// What a task leaves, the next one gets.
+	plantest.Change(s, gpu.ID, func(t *cluster.Task) { t.Status.State = swarm.TaskStateComplete })
+	s.Settle(p)
+	if got := show(third); got != "b U1" {
+		t.Error(got)
+	}
+}
+
 func TestSpreadOverLabels(t *testing.T) {
 	s := plantest.New(t)
 	for i, z := range []string{"a", "a", "a", "b"} {
@@ -206,6 +262,34 @@ func TestSpreadOverLabels(t *testing.T) {
 	}
 	if inB != 4 {
 		t.Errorf("%d of 8 tasks in zone b, not 4", inB)
+	}
+}
+
+// A later preference spreads within the groups of those before it.
+func TestNestedSpread(t *testing.T) {
+	s := plantest.New(t)
+	for _, n := range []struct{ id, zone, rack string }{{"n1", "a", "1"}, {"n2", "a", "1"}, {"n3", "a", "2"}, {"n4", "b", "1"}, {"n5", "", ""}} {
+		s.Node(n.id, func(k *cluster.Node) {
+			k.Spec.Labels = map[string]string{"zone": n.zone}
+			k.Description.Engine.Labels = map[string]string{"rack": n.rack}
+		})
+	}
+	per := map[string]int{}
+	var ts []*cluster.Task
+	for range 12 {
+		ts = append(ts, task(s, "web", func(t *cluster.Task) {
+			for _, d := range []string{"node.labels.zone", "engine.labels.rack"} {
+				t.Spec.Placement.Preferences = append(t.Spec.Placement.Preferences, swarm.PlacementPreference{Spread: &swarm.SpreadOver{SpreadDescriptor: d}})
+			}
+		}))
+	}
+	s.Settle(placement.Planner{})
+	for _, k := range ts {
+		per[where(s, k)]++
+	}
+	// Four a zone, of which a node without the label is one; in zone a two a rack; in rack 1 of zone a one a node.
+	if want := map[string]int{"n1": 1, "n2": 1, "n3": 2, "n4": 4, "n5": 4}; !maps.Equal(per, want) {
+		t.Errorf("%v, want %v", per, want)
 	}
 }
 
