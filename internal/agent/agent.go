@@ -18,8 +18,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
-	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
@@ -37,8 +37,8 @@ type Engine interface {
 	WaitHealth(ctx context.Context, name string, known container.HealthStatus) (container.HealthStatus, error)
 	Inspect(ctx context.Context, name string) (*container.InspectResponse, error)
 	List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error)
-	Pull(ctx context.Context, ref string, auth *registry.AuthConfig, report func(jsonstream.Message)) error
-	InspectImage(ctx context.Context, ref string) (*image.InspectResponse, error)
+	Pull(ctx context.Context, ref string, o engine.PullOptions, report func(jsonstream.Message)) error
+	InspectImage(ctx context.Context, ref string, platform *ocispec.Platform) (*image.InspectResponse, error)
 }
 
 // Network brings the node's kernel to a desired state. Applying the same state again repairs what others broke.

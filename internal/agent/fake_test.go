@@ -12,7 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/image"
 	"github.com/moby/moby/api/types/jsonstream"
-	"github.com/moby/moby/api/types/registry"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/agent"
 	"shoal.dev/shoal/internal/engine"
@@ -248,7 +248,7 @@ func (e *fakeEngine) List(ctx context.Context, o engine.ListOptions) ([]containe
 	return out, nil
 }
 
-func (e *fakeEngine) Pull(ctx context.Context, ref string, _ *registry.AuthConfig, _ func(jsonstream.Message)) error {
+func (e *fakeEngine) Pull(ctx context.Context, ref string, _ engine.PullOptions, _ func(jsonstream.Message)) error {
 	err := e.call("Pull", ref)
 	e.mu.Unlock()
 	if err != nil {
@@ -268,7 +268,7 @@ func (e *fakeEngine) Pull(ctx context.Context, ref string, _ *registry.AuthConfi
 	return nil
 }
 
-func (e *fakeEngine) InspectImage(ctx context.Context, ref string) (*image.InspectResponse, error) {
+func (e *fakeEngine) InspectImage(ctx context.Context, ref string, _ *ocispec.Platform) (*image.InspectResponse, error) {
 	defer e.mu.Unlock()
 	if err := e.call("InspectImage", ref); err != nil {
 		return nil, err

@@ -130,7 +130,7 @@ func (r *runner) started(in *container.InspectResponse) {
 func (a *Agent) pull(up context.Context, log interface{ Warn(string, ...any) }, ref string) error {
 	if strings.Contains(ref, "@sha256:") {
 		look, cancel := context.WithTimeout(up, lookTimeout)
-		_, err := a.cfg.Engine.InspectImage(look, ref)
+		_, err := a.cfg.Engine.InspectImage(look, ref, nil)
 		cancel()
 		if err == nil {
 			return nil
@@ -139,7 +139,7 @@ func (a *Agent) pull(up context.Context, log interface{ Warn(string, ...any) }, 
 	done := a.pulls.DoChan(ref, func() (any, error) {
 		ctx, cancel := context.WithTimeout(a.life, pullTimeout)
 		defer cancel()
-		return nil, a.cfg.Engine.Pull(ctx, ref, nil, nil)
+		return nil, a.cfg.Engine.Pull(ctx, ref, engine.PullOptions{}, nil)
 	})
 	select {
 	case res := <-done:

@@ -10,15 +10,11 @@ package engine
 
 import (
 	"context"
-	"io"
 	"net/netip"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/image"
-	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/volume"
 )
 
@@ -35,6 +31,7 @@ type Engine interface {
 	Volumes
 	Networks
 	Feed
+	Disk
 	// Usage counts containers and images, for `info`.
 	Usage(ctx context.Context) (Usage, error)
 }
@@ -67,22 +64,6 @@ type Containers interface {
 	Logs(ctx context.Context, name string, o LogOptions, each func(LogLine) error) error
 }
 
-// Images is the local images.
-type Images interface {
-	// Pull fetches ref (a familiar name with a tag or digest; "latest" if neither) for this host's platform. It
-	// reports Docker's progress messages; report may be nil. It succeeds at once if all is there already.
-	Pull(ctx context.Context, ref string, auth *registry.AuthConfig, report func(jsonstream.Message)) error
-	// Load imports an OCI layout or a docker-archive from a tar stream and returns the names it brought.
-	Load(ctx context.Context, r io.Reader) ([]string, error)
-	// Images lists them, newest first.
-	Images(ctx context.Context, o ImageListOptions) ([]image.Summary, error)
-	InspectImage(ctx context.Context, ref string) (*image.InspectResponse, error)
-	// RemoveImage untags ref and deletes what is unused afterwards; Conflict while a container uses it, unless force.
-	RemoveImage(ctx context.Context, ref string, force bool) ([]image.DeleteResponse, error)
-	// Distribution asks the registry for ref's digest and platforms without pulling.
-	Distribution(ctx context.Context, ref string, auth *registry.AuthConfig) (*registry.DistributionInspect, error)
-}
-
 // Volumes is the volumes of the driver "local", by name. A volume that a container names is made when the container is,
 // and stays when it goes.
 type Volumes interface {
@@ -112,8 +93,8 @@ type Spec struct {
 	// network's name or ID.
 	Networks map[string]*network.EndpointSettings
 	// Files are placed in the container, read-only and in memory: none of them is ever on a disk of the host. They go
-	// with the container's first end, so a container with files starts once, and survive the daemon until then. Their
-	// targets are Conflict-free among each other.
+	// with the container's first end, or with a start that fails with another class than Unavailable, so a container
+	// with files starts once; until then they survive the daemon. No two have one target.
 	Files []File
 }
 
@@ -134,12 +115,6 @@ type ListOptions struct {
 	All     bool // also those that do not run
 	Limit   int  // the newest so many, running or not; 0 is no limit
 	Size    bool
-	Filters map[string][]string
-}
-
-// ImageListOptions chooses images. Filters are those of GET /images/json.
-type ImageListOptions struct {
-	All     bool
 	Filters map[string][]string
 }
 

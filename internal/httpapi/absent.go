@@ -16,15 +16,7 @@ POST   /build/cancel                    stopping a build
 POST   /session                         a build session
 POST   /grpc                            a build session
 GET    /images/{name*}/attestations     an image's attestations
-GET    /images/{name*}/history          an image's history
-POST   /images/{name*}/push             pushing an image
-POST   /images/{name*}/tag              tagging an image
-GET    /images/{name*}/get              saving an image
-GET    /images/get                      saving images
 GET    /images/search                   searching a registry
-POST   /images/prune                    removing unused images
-POST   /auth                            checking credentials for a registry
-GET    /system/df                       disk use
 PUT    /volumes/{name*}                 updating a cluster volume
 GET    /plugins                         listing plugins
 GET    /plugins/privileges              a plugin's privileges

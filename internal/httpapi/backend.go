@@ -29,7 +29,7 @@ type Containers interface {
 	engine.Committer
 }
 
-// Images serves /images and /distribution. Package engine has the contract.
+// Images serves /images, /distribution and /auth. Package engine has the contract.
 type Images interface {
 	engine.Images
 }
@@ -37,6 +37,11 @@ type Images interface {
 // Volumes serves /volumes. Package engine has the contract.
 type Volumes interface {
 	engine.Volumes
+}
+
+// Disk serves /system/df. Package engine has the contract.
+type Disk interface {
+	engine.Disk
 }
 
 // Events serves /events. Package engine has the contract.

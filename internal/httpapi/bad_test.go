@@ -16,7 +16,7 @@ import (
 
 func handler(e *apitest.Engine, s *apitest.Swarm) http.Handler {
 	return httpapi.New(httpapi.Config{
-		Containers: e, Images: e, Volumes: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})
 }
 
@@ -119,8 +119,29 @@ func TestBadInput(t *testing.T) {
 		{"a bad tag", "POST", "/images/create?fromImage=a&tag=:x", "", "", 400, "invalid tag format"},
 		{"a reserved image name", "POST", "/images/create?fromImage=scratch", "", "", 403, "'scratch' is a reserved name"},
 		{"an image that no registry has", "POST", "/images/create?fromImage=absent", "", "", 404, "pull access denied for absent"},
-		{"an import", "POST", "/images/create?fromSrc=-", "", "", 501, "importing an image is not supported"},
-		{"another platform", "POST", "/images/create?fromImage=a&platform=windows/amd64", "", "", 501, "pulling an image for the platform windows/amd64 is not supported"},
+		{"an import of nothing", "POST", "/images/create?fromSrc=-", "", "", 400, "cannot import: unexpected EOF"},
+		{"an import from an address", "POST", "/images/create?fromSrc=http://a.test/x", "", "", 501, "importing an image from an address is not supported"},
+		{"an import to a bad name", "POST", "/images/create?fromSrc=-&repo=UPPER", "", "x", 400, "invalid reference format: repository name (library/UPPER) must be lowercase"},
+		{"an import to a digest", "POST", "/images/create?fromSrc=-&repo=a@sha256:" + strings.Repeat("a", 64), "", "x", 400, "cannot import digest reference"},
+		{"a platform that is none", "POST", "/images/create?fromImage=a&platform=a/b/c/d", "", "", 400, `"a/b/c/d": cannot parse platform specifier`},
+		{"push what is not there", "POST", "/images/none/push?tag=/", "", "", 400, "invalid tag format"},
+		{"push for no platform", "POST", "/images/hello/push?tag=1&platform=x", "", "", 400, "failed to parse platform"},
+		{"tag with nothing", "POST", "/images/hello:1/tag", "", "", 400, "invalid reference format"},
+		{"tag with a digest", "POST", "/images/hello:1/tag?repo=a@sha256:" + strings.Repeat("a", 64), "", "", 400, "cannot import digest reference"},
+		{"tag badly", "POST", "/images/hello:1/tag?repo=a&tag=/", "", "", 400, "invalid tag format"},
+		{"tag what is not there", "POST", "/images/none/tag?repo=a", "", "", 404, "No such image: none"},
+		{"history of what is not there", "GET", "/images/none/history", "", "", 404, "No such image: none"},
+		{"history for half a platform", "GET", `/images/hello:1/history?platform={"os":"linux"}`, "", "", 400, "both OS and Architecture must be provided"},
+		{"an image for another platform", "GET", `/images/hello:1/json?platform={"os":"linux","architecture":"s390x"}`, "", "", 404, "image with reference hello:1 was found but does not provide the specified platform (linux/s390x)"},
+		{"a platform and all", "GET", `/images/hello:1/json?manifests=1&platform={"os":"linux","architecture":"amd64"}`, "", "", 400, "conflicting options"},
+		{"save what is not there", "GET", "/images/get?names=hello:1&names=none", "", "", 404, "No such image: none"},
+		{"save nothing", "GET", "/images/get", "", "", 400, "image name cannot be blank"},
+		{"save for two platforms, of old", "GET", `/v1.51/images/hello:1/get?platform={}&platform={}`, "", "", 400, "multiple platform parameters are not supported"},
+		{"prune by an unknown filter", "POST", `/images/prune?filters={"colour":["red"]}`, "", "", 400, "invalid filter 'colour'"},
+		{"a wrong password", "POST", "/auth", js, `{"username":"a","password":"b","serveraddress":"r.test"}`, 401, "login attempt to https://r.test/v2/ failed with status: 401 Unauthorized"},
+		{"credentials that are none", "POST", "/auth", js, `[]`, 400, "invalid JSON"},
+		{"the sizes of chairs", "GET", "/system/df?type=chair", "", "", 400, "unknown object type: chair"},
+		{"sizes, somehow verbose", "GET", "/system/df?verbose=very", "", "", 400, "invalid value for verbose: very"},
 		{"an archive that is none", "POST", "/images/load", "application/x-tar", "", 400, "invalid tar header"},
 		{"remove no image", "DELETE", "/images/", "", "", 400, "image name cannot be blank"},
 		{"an image that is not there", "GET", "/images/registry.example/a/b:1/json", "", "", 404, "No such image: registry.example/a/b:1"},
@@ -148,7 +169,6 @@ func TestBadInput(t *testing.T) {
 		{"volume's name", "POST", "/volumes/create", "application/json", `{"Name":"a/b"}`, 400, `create a/b: "a/b" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path`},
 		{"volume filter", "GET", "/volumes?filters={%22x%22:[%22y%22]}", "", "", 400, "invalid filter 'x'"},
 		{"prune filter", "POST", "/volumes/prune?filters={%22dangling%22:[%22true%22]}", "", "", 400, "invalid filter 'dangling'"},
-		{"login", "POST", "/auth", js, `{}`, 501, "checking credentials for a registry is not supported: POST /auth is not implemented by Shoal yet"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e, s := apitest.NewEngine(), apitest.NewSwarm()

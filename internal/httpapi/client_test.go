@@ -3,11 +3,13 @@ package httpapi_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/httpapi/apitest"
@@ -187,6 +190,93 @@ func TestClientImages(t *testing.T) {
 	d, err := c.ImageRemove(ctx, "hello:1", client.ImageRemoveOptions{})
 	if err != nil || len(d.Items) != 1 || d.Items[0].Untagged != "hello:1" {
 		t.Errorf("remove %+v, %v", d, err)
+	}
+}
+
+func TestClientImageWork(t *testing.T) {
+	e := apitest.NewEngine()
+	c, ctx := dial(t, handler(e, apitest.NewSwarm()))
+	if _, err := c.ImageTag(ctx, client.ImageTagOptions{Source: "hello:1", Target: "team/hello"}); err != nil || len(e.ByRef["team/hello:latest"].RepoTags) != 1 {
+		t.Errorf("tag: %v, %v", err, e.ByRef)
+	}
+	if h, err := c.ImageHistory(ctx, "hello:1"); err != nil || len(h.Items) != 1 || h.Items[0].CreatedBy != "COPY hello /" {
+		t.Errorf("history %+v, %v", h, err)
+	}
+	read := func(what string, r io.ReadCloser, err error, want string) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			return
+		}
+		defer r.Close()
+		if b, err := io.ReadAll(r); err != nil || !strings.Contains(string(b), want) {
+			t.Errorf("%s: %s, %v; want %s", what, b, err, want)
+		}
+	}
+	saved, err := c.ImageSave(ctx, []string{"hello:1", "team/hello"})
+	read("save", saved, err, "hello:1\nteam/hello")
+	imported, err := c.ImageImport(ctx, client.ImageImportSource{Source: strings.NewReader("tar"), SourceName: "-"}, "new/image",
+		client.ImageImportOptions{Tag: "7", Message: "m", Changes: []string{"CMD x"}, Platform: ocispec.Platform{OS: "linux", Architecture: "arm64"}})
+	read("import", imported, err, `{"status":"sha256:cc`)
+	if o := e.Imported; o.Name != "new/image:7" || o.Message != "m" || !slices.Equal(o.Changes, []string{"CMD x"}) || o.Platform == nil || o.Platform.Architecture != "arm64" {
+		t.Errorf("import got %+v", o)
+	}
+	auth := base64.URLEncoding.EncodeToString([]byte(`{"username":"u","password":"water"}`))
+	pushed, err := c.ImagePush(ctx, "team/hello", client.ImagePushOptions{RegistryAuth: auth, Platform: &ocispec.Platform{OS: "linux", Architecture: "amd64"}})
+	read("push", pushed, err, `{"status":"1: digest: sha256:aa`)
+	if o := e.Pushed; o.Auth == nil || o.Auth.Password != "water" || o.AllTags || o.Platform == nil {
+		t.Errorf("push got %+v", o)
+	}
+	pushed, err = c.ImagePush(ctx, "secret/x:1", client.ImagePushOptions{})
+	read("a push that is refused", pushed, err, `"error":"push access denied`)
+	if pushed, err = c.ImagePush(ctx, "team/hello", client.ImagePushOptions{All: true}); err == nil {
+		_ = pushed.Close()
+	}
+	if err != nil || !e.Pushed.AllTags {
+		t.Errorf("push of all tags: %+v, %v", e.Pushed, err)
+	}
+	pulled, err := c.ImagePull(ctx, "team/all", client.ImagePullOptions{All: true, Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}}})
+	read("pull", pulled, err, "Pulling from")
+	if o := e.Pulled; !o.AllTags || o.Platform == nil || o.Platform.Architecture != "arm64" {
+		t.Errorf("pull got %+v", o)
+	}
+	if l, err := c.RegistryLogin(ctx, client.RegistryLoginOptions{Username: "token", Password: "water", ServerAddress: "r.test"}); err != nil || l.Auth.Status != "Login Succeeded" || l.Auth.IdentityToken != "t" {
+		t.Errorf("login %+v, %v", l, err)
+	}
+	if p, err := c.ImagePrune(ctx, client.ImagePruneOptions{Filters: client.Filters{}.Add("dangling", "false")}); err != nil || len(p.Report.ImagesDeleted) != 3 || p.Report.SpaceReclaimed != 15 {
+		t.Errorf("prune %+v, %v", p, err)
+	}
+	if i, err := c.ImageInspect(ctx, "hello:1", client.ImageInspectWithManifests(true)); err != nil || len(i.Manifests) != 1 {
+		t.Errorf("inspect with manifests %+v, %v", i, err)
+	}
+	if i, err := c.ImageInspect(ctx, "hello:1"); err != nil || i.Manifests != nil {
+		t.Errorf("inspect %+v, %v", i, err)
+	}
+}
+
+// Both forms of the answer, and what is left out of each.
+func TestClientDiskUsage(t *testing.T) {
+	h := handler(apitest.NewEngine(), apitest.NewSwarm())
+	c, ctx := dial(t, h)
+	u, err := c.DiskUsage(ctx, client.DiskUsageOptions{Verbose: true})
+	if err != nil || u.Images.TotalSize != 12<<20 || len(u.Images.Items) != 1 || u.Containers.TotalSize != 11 {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+	for path, want := range map[string]string{
+		"/v1.52/system/df?verbose=0&type=image": `{"ImageUsage":{"Reclaimable":3145728,"TotalCount":1,"TotalSize":12582912}}`,
+		"/v1.51/system/df?type=volume":          `{"Volumes":[]}`,
+		"/v1.51/system/df?type=build-cache":     `{"BuildCache":[]}`,
+		"/v1.52/system/df?type=container":       `{"ContainerUsage":{"Reclaimable":11,"TotalSize":11},"Containers":[]}`,
+	} {
+		if w := ask(t, h, "GET", path, "", ""); strings.TrimSpace(w.Body.String()) != want {
+			t.Errorf("%s: %s; want %s", path, w.Body, want)
+		}
+	}
+	w := ask(t, h, "GET", "/v1.41/system/df?type=volume", "", "") // the parameter came with 1.42
+	for _, want := range []string{`"LayersSize":12582912`, `"Images":[{`, `"Containers":[]`, `"Volumes":[]`, `"BuildCache":[]`} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("usage of 1.41: %s; want %s", w.Body, want)
+		}
 	}
 }
 

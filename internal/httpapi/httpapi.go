@@ -41,6 +41,7 @@ type Config struct {
 	Containers Containers
 	Images     Images
 	Volumes    Volumes
+	Disk       Disk
 	Events     Events
 	Usage      Usage
 	Host       Host

@@ -26,7 +26,14 @@ func (a *api) imageRoutes() []route {
 		}
 	}
 	return []route{
-		post("/images/create", with(a.pullImage)).lasting(0),
+		post("/images/create", with(a.createImage)).lasting(0),
+		post("/images/{name*}/push", with(a.pushImage)).lasting(0),
+		post("/images/{name*}/tag", with(a.tagImage)),
+		get("/images/{name*}/history", with(a.imageHistory)),
+		get("/images/{name*}/get", with(a.saveImage)).lasting(0),
+		get("/images/get", with(a.saveImage)).lasting(0),
+		post("/images/prune", with(a.pruneImages)).lasting(0),
+		post("/auth", with(a.login)),
 		post("/images/load", with(a.loadImage)).lasting(0),
 		get("/images/json", with(a.listImages)),
 		get("/images/{name*}/json", with(a.inspectImage)),
@@ -57,28 +64,46 @@ func imageName(name, tag string) (string, error) {
 	return reference.FamiliarString(reference.TagNameOnly(ref)), nil
 }
 
-func (a *api) pullImage(c *call) error {
+func (a *api) createImage(c *call) error {
+	platform, err := parsePlatform(c.query.Get("platform"))
+	if err != nil {
+		return err
+	}
 	from := c.query.Get("fromImage")
 	if from == "" {
-		return absent("importing an image is not supported: POST /images/create without fromImage is not implemented by Shoal yet")
+		return a.importImage(c, platform)
 	}
 	ref, err := imageName(from, c.query.Get("tag"))
 	if err != nil {
 		return err
 	}
-	if p := c.query.Get("platform"); p != "" && !hostPlatform(p) {
-		return absent("pulling an image for the platform %s is not supported: other platforms than this host's are not implemented by Shoal yet", p)
-	}
-	var mu sync.Mutex
-	out := lines{c}
-	err = a.Images.Pull(c.Context(), ref, c.auth(), func(m jsonstream.Message) {
-		mu.Lock()
-		defer mu.Unlock()
-		_ = out.write(m) // if the client is gone, the context ends the pull
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	return out.end(c, err)
+	out := &progress{out: lines{c}}
+	err = a.Images.Pull(c.Context(), ref, engine.PullOptions{Auth: c.auth(), Platform: platform, AllTags: c.query.Get("tag") == "" && isBare(from)}, out.say)
+	return out.end(err)
+}
+
+// isBare says whether a name has neither tag nor digest.
+func isBare(name string) bool {
+	ref, err := reference.ParseNormalizedNamed(strings.TrimSuffix(name, ":"))
+	return err == nil && reference.IsNameOnly(ref)
+}
+
+// progress sends the messages of a transfer, which may come from several goroutines.
+type progress struct {
+	mu  sync.Mutex
+	out lines
+}
+
+func (p *progress) say(m jsonstream.Message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.out.write(m) // if the client is gone, the context ends the transfer
+}
+
+func (p *progress) end(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.end(p.out.c, err)
 }
 
 // end answers with the error if nothing was sent yet, and as the stream's last message otherwise.
@@ -137,7 +162,7 @@ func (a *api) listImages(c *call) error {
 		}
 		filters["reference"] = []string{v}
 	}
-	images, err := a.Images.Images(c.Context(), engine.ImageListOptions{All: c.flag("all"), Filters: filters})
+	images, err := a.Images.Images(c.Context(), engine.ImageListOptions{All: c.flag("all"), SharedSize: c.since(42) && c.flag("shared-size"), Filters: filters})
 	if err != nil {
 		return err
 	}
@@ -147,16 +172,30 @@ func (a *api) listImages(c *call) error {
 			m.RepoTags, m.RepoDigests = []string{"<none>:<none>"}, []string{"<none>@<none>"}
 		}
 		m.RepoTags, m.RepoDigests = list(m.RepoTags), list(m.RepoDigests)
+		if !c.since(47) || !c.flag("manifests") {
+			m.Manifests = nil
+		}
 	}
 	return c.reply(http.StatusOK, list(images))
 }
 
 func (a *api) inspectImage(c *call) error {
-	m, err := a.Images.InspectImage(c.Context(), c.value)
+	platform, err := c.platform(49)
+	if err != nil {
+		return err
+	}
+	manifests := c.since(48) && c.flag("manifests")
+	if manifests && platform != nil {
+		return invalid("conflicting options: manifests and platform options cannot both be set")
+	}
+	m, err := a.Images.InspectImage(c.Context(), c.value, platform)
 	if err != nil {
 		return err
 	}
 	r := *m
+	if !manifests {
+		r.Manifests = nil
+	}
 	r.RepoTags, r.RepoDigests = list(r.RepoTags), list(r.RepoDigests)
 	return c.reply(http.StatusOK, &r)
 }

@@ -21,6 +21,7 @@ func (a *api) systemRoutes() []route {
 		head,
 		get("/version", a.version),
 		get("/info", a.info),
+		get("/system/df", a.diskUsage).lasting(0),
 		get("/events", a.events).lasting(0),
 	}
 }

@@ -196,3 +196,6 @@ func (c *Config) labels() map[string]string {
 	}
 	return m
 }
+
+// certsDirs are the folders of registries' certificates: Docker's, so that what is there goes on to count, and ours.
+func certsDirs() []string { return []string{"/etc/docker/certs.d", "/etc/shoal/certs.d"} }

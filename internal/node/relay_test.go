@@ -48,7 +48,7 @@ func TestLogsReachAManagerThroughAnother(t *testing.T) {
 	eng := fake.New()
 	t.Cleanup(eng.Close)
 	eng.AnyImage = true
-	if err := eng.Pull(t.Context(), "hello:1", nil, nil); err != nil {
+	if err := eng.Pull(t.Context(), "hello:1", engine.PullOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	id, _, err := eng.Create(t.Context(), engine.Spec{

@@ -59,7 +59,7 @@ func newLab(t *testing.T, nodes ...string) *lab {
 		e := fake.New()
 		e.AnyImage = true
 		t.Cleanup(e.Close)
-		if err := e.Pull(t.Context(), "hello:1", nil, nil); err != nil {
+		if err := e.Pull(t.Context(), "hello:1", engine.PullOptions{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		l.engines[id] = e

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
@@ -35,16 +34,14 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	if warnings, err = e.host.limits.fit(&s.HostConfig.Resources, false); err != nil {
 		return "", nil, err
 	}
-	if err := checkPlatform(s.Platform); err != nil {
-		return "", nil, err
-	}
 	if err := ledger.CheckFiles(s.Files); err != nil {
 		return "", nil, err
 	}
-	img, info, err := e.findImage(ctx, s.Config.Image)
+	img, info, done, err := e.useImage(ctx, s.Config.Image, s.Platform)
 	if err != nil {
 		return "", nil, err
 	}
+	defer done()
 	cfg, err := ledger.Merged(s.Config, info.config)
 	if err != nil {
 		return "", nil, err
@@ -74,7 +71,7 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 	}
 	c := &ledger.Container{
 		ID: id, Name: name, Created: time.Now().UTC(), Config: cfg, HostConfig: e.completed(s.HostConfig),
-		ImageID: img.Target.Digest.String(), Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
+		ImageID: img.Target.Digest.String(), Manifest: &info.desc, Ingress: s.Ingress, Networks: networks, Mounts: points, Subpaths: volume.Subpaths(mounts), Dir: e.cfg.containerDir(id),
 		Files: engine.Targets(s.Files),
 		State: ledger.State{Status: container.StateCreated},
 	}
@@ -118,20 +115,6 @@ func (e *Engine) warnings(h *container.HostConfig) []string {
 		list = append(list, "Published ports are discarded when using host network mode")
 	}
 	return list
-}
-
-func checkPlatform(want string) error {
-	if want == "" {
-		return nil
-	}
-	p, err := platforms.Parse(want)
-	if err != nil {
-		return ledger.Errorf(errdefs.ErrInvalidArgument, "invalid platform %q: %s", want, err)
-	}
-	if !platforms.Default().Match(p) {
-		return ledger.Errorf(errdefs.ErrInvalidArgument, "the platform %q is not this host's, %s", want, platforms.DefaultString())
-	}
-	return nil
 }
 
 // completed fills the settings that Docker fills, so that `inspect` shows what holds.

@@ -63,6 +63,9 @@ type Config struct {
 	// Loopback addresses always are.
 	InsecureRegistries []string
 	Mirrors            []string // URLs that are asked before docker.io
+	// CertsDirs are folders with a folder HOST[:PORT] for each registry that has authorities or a client certificate of
+	// its own, in Docker's form.
+	CertsDirs []string
 	// LogDriver and LogOpts are those of containers that name none; "" is json-file.
 	LogDriver string
 	LogOpts   map[string]string
@@ -117,6 +120,8 @@ type Engine struct {
 	ledger     *ledger.Ledger
 	volumes    *volume.Store
 	known      imageCache
+	using      imageUse
+	pruning    sync.Mutex
 	registries *registries
 	host       host
 	rro        struct { // whether read-only mounts can be so to the bottom; asked once

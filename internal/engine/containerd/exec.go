@@ -296,6 +296,7 @@ func execUser(pid int, name string, own specs.User) (specs.User, error) {
 		return own, ledger.Errorf(errdefs.ErrInvalidArgument, "%s", err) // "unable to find user …"
 	}
 	n := specs.User{UID: uint32(u.Uid), GID: uint32(u.Gid), Umask: own.Umask}
+	n.AdditionalGids = []uint32{n.GID} // as its container's
 	for _, g := range u.Sgids {
 		n.AdditionalGids = append(n.AdditionalGids, uint32(g))
 	}

@@ -109,6 +109,28 @@ func TestFilesAreInMemoryOnly(t *testing.T) {
 	}
 }
 
+// TestFilesGoWithAStartThatFails: the container stays for its user to look at, and holds no secret.
+func TestFilesGoWithAStartThatFails(t *testing.T) {
+	l := real(t)
+	id, _, err := l.engine.Create(t.Context(), engine.Spec{
+		Config:     &container.Config{Image: "busybox:test", Cmd: []string{"/nothing"}},
+		HostConfig: &container.HostConfig{NetworkMode: "none"}, Files: []engine.File{{Target: "/run/secrets/a", Data: []byte("x")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.engine.Purge(t.Context(), id, true) })
+	if _, err := os.Stat(l.engine.filePath(id, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.engine.Start(t.Context(), id); err == nil {
+		t.Fatal("it started")
+	}
+	if _, err := os.Stat(l.engine.filesDir(id)); !os.IsNotExist(err) {
+		t.Errorf("the files are there still: %v", err)
+	}
+}
+
 // TestFilesOfNobodyAreRemoved leaves files of a container that was never finished, as a daemon that dies does.
 func TestFilesOfNobodyAreRemoved(t *testing.T) {
 	if unable() != "" || testing.Short() {

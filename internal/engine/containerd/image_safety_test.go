@@ -18,6 +18,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"golang.org/x/sys/unix"
+
+	"shoal.dev/shoal/internal/engine"
 )
 
 // TestLayersStayInside unpacks layers that mean to write to the host. Whether such an image is refused or made
@@ -103,7 +105,7 @@ func TestLayersStayInside(t *testing.T) {
 			}
 			ref := "team/safety-" + strings.ToLower(strings.NewReplacer(" ", "-", ",", "", "'", "").Replace(name)) + ":1"
 			pulled := l.push(t, ref, img)
-			t.Logf("pull: %v", l.engine.Pull(t.Context(), pulled, nil, nil))
+			t.Logf("pull: %v", l.engine.Pull(t.Context(), pulled, engine.PullOptions{}, nil))
 			_, err = l.engine.Load(t.Context(), dockerArchive(ref, img))
 			t.Logf("load: %v", err)
 			t.Cleanup(func() {
@@ -183,19 +185,19 @@ func TestWrongDigests(t *testing.T) {
 			}
 			asked := l.liar(t, test.of(m, d), test.lie) + "/" + repo
 			t.Cleanup(func() { _, _ = l.engine.RemoveImage(t.Context(), asked, true) })
-			err = l.engine.Pull(t.Context(), asked, nil, nil)
+			err = l.engine.Pull(t.Context(), asked, engine.PullOptions{}, nil)
 			if err == nil {
 				t.Error("it was pulled")
 			}
 			t.Log(err)
-			if _, err := l.engine.InspectImage(t.Context(), asked); err == nil {
+			if _, err := l.engine.InspectImage(t.Context(), asked, nil); err == nil {
 				t.Error("it is here")
 			}
 			if name == "a layer cut short" {
 				return // the next pull goes on where it was cut, which the tests' registry does not know how to
 			}
 			// What the liar sent must not stand in the way of the truth.
-			if err := l.engine.Pull(t.Context(), ref, nil, nil); err != nil {
+			if err := l.engine.Pull(t.Context(), ref, engine.PullOptions{}, nil); err != nil {
 				t.Errorf("from an honest registry: %v", err)
 			}
 		})
@@ -217,16 +219,16 @@ func TestWrongDigests(t *testing.T) {
 		}
 		bad := &configured{img, b}
 		pulled := l.push(t, "team/diffid:1", bad)
-		if err := l.engine.Pull(t.Context(), pulled, nil, nil); err == nil || !strings.Contains(err.Error(), "diff id") {
+		if err := l.engine.Pull(t.Context(), pulled, engine.PullOptions{}, nil); err == nil || !strings.Contains(err.Error(), "diff id") {
 			t.Errorf("pull: %v", err)
 		}
-		if _, err := l.engine.InspectImage(t.Context(), pulled); err == nil {
+		if _, err := l.engine.InspectImage(t.Context(), pulled, nil); err == nil {
 			t.Error("the pulled image is here")
 		}
 		if _, err := l.engine.Load(t.Context(), dockerArchive("diffid:1", bad)); err == nil || !strings.Contains(err.Error(), "diff id") {
 			t.Errorf("load: %v", err)
 		}
-		if _, err := l.engine.InspectImage(t.Context(), "diffid:1"); err == nil {
+		if _, err := l.engine.InspectImage(t.Context(), "diffid:1", nil); err == nil {
 			t.Error("the loaded image is here")
 		}
 	})

@@ -2,29 +2,73 @@ package containerd
 
 import (
 	"context"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
 )
 
-// Images implements engine.Images.
+// named groups images by what they are: all names of one target.
+type named struct {
+	target  ocispec.Descriptor
+	names   []string // containerd's, sorted
+	created time.Time
+}
+
+func (e *Engine) byID(ctx context.Context) (map[digest.Digest]*named, error) {
+	list, err := e.images.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := map[digest.Digest]*named{}
+	for _, i := range list {
+		n := all[i.Target.Digest]
+		if n == nil {
+			n = &named{target: i.Target}
+			all[i.Target.Digest] = n
+		}
+		n.names = append(n.names, i.Name)
+		if i.CreatedAt.After(n.created) {
+			n.created = i.CreatedAt
+		}
+	}
+	for _, n := range all {
+		slices.Sort(n.names)
+	}
+	return all, nil
+}
+
+func (n *named) facts(info *imageInfo) ledger.ImageFacts {
+	return ledger.ImageFacts{Names: n.names, Labels: info.image.Config.Labels, Created: created(info, n.created), Came: n.created}
+}
+
+// created is when an image was built, or came here if it does not say.
+func created(info *imageInfo, came time.Time) time.Time {
+	if t := info.image.Created; t != nil && !t.IsZero() {
+		return *t
+	}
+	return came
+}
+
+// Images implements engine.LocalImages.
 func (e *Engine) Images(ctx context.Context, o engine.ImageListOptions) ([]image.Summary, error) {
 	ctx = e.scope(ctx)
-	for key := range o.Filters {
-		if !slices.Contains([]string{"reference", "dangling", "label", "before", "since"}, key) {
-			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid filter '%s'", key)
+	filter, err := ledger.ImageFilter(o, time.Now(), func(ref string) (time.Time, error) {
+		img, info, err := e.findImage(ctx, ref)
+		if err != nil {
+			return time.Time{}, err
 		}
+		return created(info, img.CreatedAt), nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	all, err := e.byID(ctx)
 	if err != nil {
@@ -32,27 +76,35 @@ func (e *Engine) Images(ctx context.Context, o engine.ImageListOptions) ([]image
 	}
 	users := e.users()
 	list := []image.Summary{}
+	layers := layerCount{}
+	consists := map[string][]*imageInfo{}
 	for id, n := range all {
-		info, err := e.info(ctx, n.target)
-		if err != nil {
+		variants, err := e.variants(ctx, n.target)
+		info := pick(variants, nil)
+		if err != nil || info == nil {
 			e.cfg.Log.Warn("an image is not complete", "image", id.String(), "error", err)
-			continue
+			info = &imageInfo{}
 		}
-		ok, err := e.passes(ctx, n, info, o.Filters)
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
+		layers.add(variants)
+		names := filter(n.facts(info))
+		if len(names) == 0 {
 			continue
 		}
 		labels := info.image.Config.Labels
 		if labels == nil {
 			labels = map[string]string{}
 		}
-		list = append(list, image.Summary{
-			ID: id.String(), RepoTags: n.tags, RepoDigests: n.digests, Created: created(info, n).Unix(), Labels: labels,
-			Size: info.size + info.unpacked, SharedSize: -1, Containers: int64(len(users[id])),
-		})
+		s := image.Summary{ID: id.String(), Created: created(info, n.created).Unix(), Labels: labels,
+			SharedSize: -1, Containers: int64(len(users[id.String()])), Descriptor: &n.target}
+		s.RepoTags, s.RepoDigests = ledger.ImageTags(s.ID, names)
+		s.Manifests, s.Size = manifests(variants, users[s.ID])
+		consists[s.ID] = variants
+		list = append(list, s)
+	}
+	for i := range list {
+		if o.SharedSize {
+			list[i].SharedSize = layers.shared(consists[list[i].ID])
+		}
 	}
 	slices.SortFunc(list, func(a, b image.Summary) int {
 		if a.Created != b.Created {
@@ -63,95 +115,95 @@ func (e *Engine) Images(ctx context.Context, o engine.ImageListOptions) ([]image
 	return list, nil
 }
 
-// created is when an image was built, or came here if it does not say.
-func created(info *imageInfo, n *named) time.Time {
-	if t := info.image.Created; t != nil && !t.IsZero() {
-		return *t
+// layerCount counts the images that have a layer, by the name of its snapshot.
+type layerCount map[string]int
+
+// add counts the layers of one image, each once.
+func (c layerCount) add(variants []*imageInfo) {
+	for chain := range chains(variants) {
+		c[chain]++
 	}
-	return n.created
 }
 
-// users are the containers of each image.
-func (e *Engine) users() map[digest.Digest][]*ledger.Container {
-	m := map[digest.Digest][]*ledger.Container{}
-	for _, c := range e.ledger.All() {
-		id := digest.Digest(c.ImageID)
-		m[id] = append(m[id], c)
+// shared is how many bytes of an image's unpacked layers belong to other images, too.
+func (c layerCount) shared(variants []*imageInfo) (sum int64) {
+	for chain, size := range chains(variants) {
+		if c[chain] > 1 {
+			sum += size
+		}
+	}
+	return sum
+}
+
+// chains are the sizes of an image's layers, unpacked, by the name of the snapshot.
+func chains(variants []*imageInfo) map[string]int64 {
+	m := map[string]int64{}
+	for _, i := range variants {
+		for _, l := range i.layers {
+			m[l.chain] = l.size
+		}
 	}
 	return m
 }
 
-func (e *Engine) passes(ctx context.Context, n *named, info *imageInfo, filters map[string][]string) (bool, error) {
-	for key, values := range filters {
-		passed := 0
-		for _, v := range values {
-			ok := false
-			switch key {
-			case "reference":
-				ok = slices.ContainsFunc(slices.Concat(n.tags, n.digests), func(name string) bool { return matchReference(v, name) })
-			case "dangling":
-				want, err := strconv.ParseBool(v)
-				if err != nil {
-					return false, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid filter 'dangling=[%s]'", v)
+// manifests shows what an image consists of, and how many bytes that is.
+func manifests(variants []*imageInfo, users []*ledger.Container) (list []image.ManifestSummary, size int64) {
+	for _, i := range variants {
+		m := image.ManifestSummary{ID: i.desc.Digest.String(), Descriptor: i.desc, Available: i.here, Kind: image.ManifestKindImage}
+		m.Size.Content, m.Size.Total = i.size, i.size+i.unpacked
+		if i.about != "" {
+			m.Kind, m.AttestationData = image.ManifestKindAttestation, &image.AttestationProperties{For: i.about}
+		} else {
+			m.ImageData = &image.ImageProperties{Platform: i.platform, Containers: []string{}}
+			m.ImageData.Size.Unpacked = i.unpacked
+			for _, c := range users {
+				if c.Manifest != nil && c.Manifest.Digest == i.desc.Digest {
+					m.ImageData.Containers = append(m.ImageData.Containers, c.ID)
 				}
-				ok = want == (len(n.tags) == 0)
-			case "label":
-				ok = ledger.MatchLabel(info.image.Config.Labels, v)
-			case "before", "since":
-				img, other, err := e.findImage(ctx, v)
-				if err != nil {
-					return false, err
-				}
-				diff := created(info, n).Compare(created(other, &named{created: img.CreatedAt}))
-				ok = key == "before" && diff < 0 || key == "since" && diff > 0
-			}
-			if ok {
-				passed++
 			}
 		}
-		if len(values) > 0 && (passed == 0 || key == "label" && passed < len(values)) {
-			return false, nil
-		}
+		size += m.Size.Total
+		list = append(list, m)
 	}
-	return true, nil
+	return list, size
 }
 
-// matchReference matches a familiar name against a pattern in which * stands for anything but a slash; the tag may be
-// left out.
-func matchReference(pattern, name string) bool {
-	if ok, _ := path.Match(pattern, name); ok {
-		return true
+// users are the containers of each image, by its ID.
+func (e *Engine) users() map[string][]*ledger.Container {
+	m := map[string][]*ledger.Container{}
+	for _, c := range e.ledger.All() {
+		m[c.ImageID] = append(m[c.ImageID], c)
 	}
-	short, _, _ := strings.Cut(name, "@")
-	if i := strings.LastIndexByte(short, ':'); i > strings.LastIndexByte(short, '/') {
-		short = short[:i]
-	}
-	ok, _ := path.Match(pattern, short)
-	return ok
+	return m
 }
 
-// InspectImage implements engine.Images.
-func (e *Engine) InspectImage(ctx context.Context, ref string) (*image.InspectResponse, error) {
+// InspectImage implements engine.LocalImages.
+func (e *Engine) InspectImage(ctx context.Context, ref string, platform *ocispec.Platform) (*image.InspectResponse, error) {
 	ctx = e.scope(ctx)
-	img, info, err := e.findImage(ctx, ref)
+	img, info, err := e.findImageFor(ctx, ref, platform)
 	if err != nil {
 		return nil, err
 	}
-	all, err := e.byID(ctx)
+	n, err := e.namesOf(ctx, img)
 	if err != nil {
 		return nil, err
 	}
-	n := all[img.Target.Digest]
-	if n == nil {
-		return nil, noSuchImage(ref)
+	variants, err := e.variants(ctx, img.Target)
+	if err != nil {
+		return nil, err
 	}
+	id := img.Target.Digest.String()
 	r := &image.InspectResponse{
-		ID: img.Target.Digest.String(), RepoTags: n.tags, RepoDigests: n.digests,
-		Created: created(info, n).UTC().Format(time.RFC3339Nano), Author: info.image.Author,
+		ID: id, Created: created(info, n.created).UTC().Format(time.RFC3339Nano), Author: info.image.Author,
 		Config: &info.image.Config, Architecture: info.image.Architecture, Variant: info.image.Variant,
-		Os: info.image.OS, OsVersion: info.image.OSVersion, Size: info.size + info.unpacked,
+		Os: info.image.OS, OsVersion: info.image.OSVersion,
 		RootFS: image.RootFS{Type: info.image.RootFS.Type}, Metadata: image.Metadata{LastTagTime: n.created},
 		Descriptor: &n.target,
+	}
+	r.RepoTags, r.RepoDigests = ledger.ImageTags(id, n.names)
+	r.Manifests, r.Size = manifests(variants, e.users()[id])
+	if platform != nil {
+		r.Size = info.size + info.unpacked
 	}
 	for _, d := range info.image.RootFS.DiffIDs {
 		r.RootFS.Layers = append(r.RootFS.Layers, d.String())
@@ -162,76 +214,45 @@ func (e *Engine) InspectImage(ctx context.Context, ref string) (*image.InspectRe
 	return r, nil
 }
 
-// RemoveImage implements engine.Images.
-func (e *Engine) RemoveImage(ctx context.Context, ref string, force bool) ([]image.DeleteResponse, error) {
-	ctx = e.scope(ctx)
-	img, err := e.lookUp(ctx, ref)
-	if err != nil {
-		return nil, err
-	}
+// namesOf gives all names of an image; NotFound if it has lost the last meanwhile.
+func (e *Engine) namesOf(ctx context.Context, img images.Image) (*named, error) {
 	all, err := e.byID(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id := img.Target.Digest
-	n := all[id]
-	if n == nil {
-		return nil, noSuchImage(ref)
+	if n := all[img.Target.Digest]; n != nil {
+		return n, nil
 	}
-	short := id.Encoded()[:12]
-	byID := hexID.MatchString(ref) && !isName(n, ref)
-	if byID && len(n.tags) > 1 && !force {
-		return nil, ledger.Errorf(errdefs.ErrConflict,
-			"conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", short)
-	}
-	if !byID && len(n.names) > 1 && len(n.tags) > 1 { // the image stays under another name
-		return e.untag(ctx, img, nil)
-	}
-	for _, c := range e.users()[id] {
-		switch {
-		case c.Running():
-			return nil, ledger.Errorf(errdefs.ErrConflict,
-				"conflict: unable to delete %s (cannot be forced) - image is being used by running container %s", short, c.ID[:12])
-		case !force && byID:
-			return nil, ledger.Errorf(errdefs.ErrConflict,
-				"conflict: unable to delete %s (must be forced) - image is being used by stopped container %s", short, c.ID[:12])
-		case !force:
-			return nil, ledger.Errorf(errdefs.ErrConflict,
-				"conflict: unable to remove repository reference %q (must force) - container %s is using its referenced image %s", ref, c.ID[:12], short)
-		}
-	}
-	var out []image.DeleteResponse
-	for _, name := range n.names {
-		if out, err = e.untag(ctx, images.Image{Name: name, Target: img.Target}, out); err != nil {
-			return out, err
-		}
-	}
-	for _, d := range n.digests {
-		out = append(out, image.DeleteResponse{Untagged: d})
-	}
-	e.known.forget(id)
-	e.ledger.ReportImage(id.String(), id.String(), "delete")
-	return append(out, image.DeleteResponse{Deleted: id.String()}), nil
+	return nil, noSuchImage(shownName(img, img.Target.Digest.String()))
 }
 
-func isName(n *named, ref string) bool {
-	r, err := parseRef(ref)
-	return err == nil && slices.Contains(n.names, r.String())
-}
-
-// untag removes one name and adds the line for it. The content goes when nothing names it any more.
-func (e *Engine) untag(ctx context.Context, img images.Image, out []image.DeleteResponse) ([]image.DeleteResponse, error) {
-	if err := e.images.Delete(ctx, img.Name); err != nil && !errdefs.IsNotFound(err) {
-		return out, err
+// ImageHistory implements engine.LocalImages.
+func (e *Engine) ImageHistory(ctx context.Context, ref string, platform *ocispec.Platform) ([]image.HistoryResponseItem, error) {
+	ctx = e.scope(ctx)
+	img, info, err := e.findImageFor(ctx, ref, platform)
+	if err != nil {
+		return nil, err
 	}
-	ref, err := reference.ParseNormalizedNamed(img.Name)
-	if err != nil || strings.HasPrefix(img.Name, dangling) {
-		return out, nil
+	n, err := e.namesOf(ctx, img)
+	if err != nil {
+		return nil, err
 	}
-	if _, ok := ref.(reference.NamedTagged); !ok {
-		return out, nil // its line is that of the digest
+	list := []image.HistoryResponseItem{}
+	layers := info.layers
+	for _, h := range info.image.History {
+		i := image.HistoryResponseItem{ID: "<missing>", Comment: h.Comment, CreatedBy: h.CreatedBy}
+		if h.Created != nil {
+			i.Created = h.Created.Unix()
+		}
+		if !h.EmptyLayer && len(layers) > 0 {
+			i.Size, layers = layers[0].size, layers[1:]
+		}
+		list = append(list, i)
 	}
-	name := reference.FamiliarString(ref)
-	e.ledger.ReportImage(img.Target.Digest.String(), name, "untag")
-	return append(out, image.DeleteResponse{Untagged: name}), nil
+	slices.Reverse(list)
+	if len(list) > 0 {
+		list[0].ID = img.Target.Digest.String()
+		list[0].Tags, _ = ledger.ImageTags(list[0].ID, n.names)
+	}
+	return list, nil
 }

@@ -150,7 +150,7 @@ func (e *Engine) Size(ctx context.Context, name string) (rw, rootFS int64, err e
 		return 0, 0, fmt.Errorf("size of container %s: %w", c.ID, err)
 	}
 	rw, rootFS = u.Size, u.Size
-	if _, info, err := e.findImage(ctx, c.ImageID); err == nil {
+	if _, info, err := e.imageOf(ctx, c); err == nil {
 		rootFS += info.unpacked
 	}
 	return rw, rootFS, nil

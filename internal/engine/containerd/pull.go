@@ -10,13 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -25,25 +25,44 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
 )
 
-// dangling begins the names of images that have none.
-const dangling = "shoal-dangling@"
-
-// Pull implements engine.Images.
-func (e *Engine) Pull(ctx context.Context, ref string, auth *registry.AuthConfig, report func(jsonstream.Message)) error {
+// Pull implements engine.Registries.
+func (e *Engine) Pull(ctx context.Context, ref string, o engine.PullOptions, report func(jsonstream.Message)) error {
 	ctx = e.scope(ctx)
-	name, err := parseRef(ref)
+	name, err := ledger.ParseImageName(ref)
 	if err != nil {
 		return err
 	}
 	if report == nil {
 		report = func(jsonstream.Message) {}
 	}
+	if !o.AllTags {
+		return e.pullOne(ctx, name, &o, report)
+	}
+	tags, err := e.registries.tags(ctx, name, o.Auth)
+	if err != nil {
+		return pullError(name, o.Platform, err)
+	}
+	for _, t := range tags {
+		tagged, err := reference.WithTag(reference.TrimNamed(name), t)
+		if err != nil {
+			e.cfg.Log.Warn("a registry has a tag that is none", "repository", name.Name(), "tag", t)
+			continue
+		}
+		if err := e.pullOne(ctx, tagged, &o, report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) pullOne(ctx context.Context, name reference.Named, o *engine.PullOptions, report func(jsonstream.Message)) error {
 	familiar := reference.FamiliarString(name)
 	if d, ok := name.(reference.Digested); ok {
-		if _, _, err := e.findImage(ctx, name.String()); err == nil { // a digest means the same here and everywhere
+		if img, err := e.lookUp(ctx, name.String()); err == nil && e.complete(ctx, img.Target, o.Platform) { // a digest means the same here and everywhere
 			report(jsonstream.Message{Status: "Digest: " + d.Digest().String()})
 			report(jsonstream.Message{Status: "Status: Image is up to date for " + familiar})
 			return nil
@@ -56,57 +75,111 @@ func (e *Engine) Pull(ctx context.Context, ref string, auth *registry.AuthConfig
 	}
 	defer release()
 
-	resolver := e.registries.resolver(auth)
+	resolver := e.registries.resolver(o.Auth, nil)
 	_, target, err := resolver.Resolve(ctx, name.String())
 	if err != nil {
-		return pullError(familiar, err)
+		return pullError(name, o.Platform, err)
 	}
 	tag := target.Digest.String()
 	if t, ok := name.(reference.Tagged); ok {
 		tag = t.Tag()
 	}
 	report(jsonstream.Message{ID: tag, Status: "Pulling from " + reference.Path(name)})
-	status := "Image is up to date for "
-	if old, err := e.images.Get(ctx, name.String()); err != nil || old.Target.Digest != target.Digest || !e.complete(ctx, old) {
-		if err := e.fetch(ctx, name, target, resolver, report); err != nil {
-			return pullError(familiar, err)
+	old, err := e.images.Get(ctx, name.String())
+	same := err == nil && old.Target.Digest == target.Digest
+	if !same || !e.complete(ctx, target, o.Platform) {
+		if err := e.fetch(ctx, name, target, o.Platform, resolver, report); err != nil {
+			return pullError(name, o.Platform, err)
 		}
-		status = "Downloaded newer image for "
-		e.ledger.ReportImage(familiar, familiar, "pull")
 	}
+	status := "Image is up to date for "
+	if !same {
+		status = "Downloaded newer image for "
+	}
+	e.ledger.ReportImage(familiar, reference.FamiliarName(name), "pull", e.labels(ctx, target))
 	report(jsonstream.Message{Status: "Digest: " + target.Digest.String()})
 	report(jsonstream.Message{Status: "Status: " + status + familiar})
 	return nil
 }
 
-func (e *Engine) complete(ctx context.Context, img images.Image) bool {
-	info, err := e.info(ctx, img.Target)
+// complete says whether all that a pull would bring is here and ready to be used.
+func (e *Engine) complete(ctx context.Context, target ocispec.Descriptor, want *ocispec.Platform) bool {
+	all, err := e.variants(ctx, target)
 	if err != nil {
 		return false
 	}
-	_, err = e.snapshots.Stat(ctx, info.chain)
-	return err == nil
+	if want == nil && images.IsIndexType(target.MediaType) {
+		host := platforms.DefaultSpec()
+		want = &host
+	}
+	i := pick(all, want)
+	return i != nil && i.ready
 }
 
-// fetch brings the image here and unpacks it, under its name.
-func (e *Engine) fetch(ctx context.Context, name reference.Named, target ocispec.Descriptor, resolver remotes.Resolver, report func(jsonstream.Message)) error {
-	p := &progress{store: e.client.ContentStore(), report: report, layers: map[digest.Digest]*layer{}}
+// Attempts of a transfer that was cut off, and the time before the second; it doubles. Docker tries five times.
+const (
+	pullAttempts = 4
+	firstPause   = 500 * time.Millisecond
+)
+
+// fetch brings the image here and unpacks it, under its name. A transfer that is cut off goes on where it was.
+func (e *Engine) fetch(ctx context.Context, name reference.Named, target ocispec.Descriptor, want *ocispec.Platform, resolver remotes.Resolver, report func(jsonstream.Message)) error {
+	// One lease for all attempts: what the first one brought is there for the second.
+	ctx, done, err := e.client.WithLease(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := done(context.WithoutCancel(ctx)); err != nil {
+			e.cfg.Log.Warn("cannot release what a pull held", "image", name.String(), "error", err)
+		}
+	}()
+	defer e.known.forget(target.Digest)
+	p := &progress{store: e.client.ContentStore(), report: report, layers: map[digest.Digest]*transfer{}}
+	pause := firstPause
+	for attempt := 1; ; attempt++ {
+		err := e.fetchOnce(ctx, name, target, want, resolver, p)
+		if err == nil {
+			break
+		}
+		if attempt == pullAttempts || !isCut(err) || ctx.Err() != nil {
+			e.dropRefused(ctx, err)
+			return err
+		}
+		e.cfg.Log.Info("a pull was cut off and goes on", "image", name.String(), "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		pause *= 2
+	}
+	p.finish()
+	e.using.mu.Lock()
+	defer e.using.mu.Unlock()
+	return e.name(ctx, name.String(), target, "")
+}
+
+func (e *Engine) fetchOnce(ctx context.Context, name reference.Named, target ocispec.Descriptor, want *ocispec.Platform, resolver remotes.Resolver, p *progress) error {
+	match := platforms.Default()
+	if want != nil {
+		match = platforms.Only(*want)
+	}
 	pctx, stop := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() { defer close(watched); p.watch(pctx) }()
+	defer func() { stop(); <-watched }()
 	_, err := e.client.Pull(ctx, name.String(),
-		client.WithResolver(pinned{resolver, target}),
-		client.WithPlatformMatcher(platforms.Default()),
+		client.WithResolver(pinned{resolver, name.String(), target}),
+		client.WithPlatformMatcher(match),
 		client.WithPullUnpack, client.WithPullSnapshotter(snapshotter),
 		client.WithImageHandlerWrapper(p.wrap))
-	stop()
-	<-watched
-	if err != nil {
-		e.dropRefused(ctx, err)
-		return err
-	}
-	p.finish()
-	return nil
+	return err
+}
+
+// isCut says whether a transfer failed in a way that another try may mend.
+func isCut(err error) bool {
+	return !errors.Is(err, errStalled) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
 }
 
 // dropRefused removes what was fetched and is not what its digest says. The next pull would go on behind it otherwise,
@@ -129,30 +202,20 @@ func (e *Engine) dropRefused(ctx context.Context, refused error) {
 	}
 }
 
-// pinned resolves every name to what it was resolved to before: a tag that moves during a pull moves after it.
+// pinned resolves every name to what it was resolved to before: a tag that moves during a pull moves after it. The image
+// that the pull makes has no name, so that its own can be moved with care for what had it before.
 type pinned struct {
 	remotes.Resolver
+	name   string
 	target ocispec.Descriptor
 }
 
-func (p pinned) Resolve(_ context.Context, ref string) (string, ocispec.Descriptor, error) {
-	return ref, p.target, nil
+func (p pinned) Resolve(context.Context, string) (string, ocispec.Descriptor, error) {
+	return ledger.Dangling + p.target.Digest.String(), p.target, nil
 }
 
-// pullError puts a registry's refusal into Docker's words.
-func pullError(ref string, err error) error {
-	text := err.Error()
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return err
-	case errdefs.IsNotFound(err):
-		return ledger.Errorf(errdefs.ErrNotFound, "manifest for %s not found: manifest unknown", ref)
-	case errdefs.IsUnauthorized(err), errdefs.IsPermissionDenied(err), strings.Contains(text, "401 Unauthorized"), strings.Contains(text, "authorization failed"):
-		repo, _, _ := strings.Cut(ref, "@")
-		return ledger.Errorf(errdefs.ErrNotFound, "pull access denied for %s, repository does not exist or may require 'docker login': %s", repo, text)
-	default:
-		return ledger.Errorf(errdefs.ErrUnavailable, "cannot pull %s: %s", ref, text)
-	}
+func (p pinned) Fetcher(ctx context.Context, _ string) (remotes.Fetcher, error) {
+	return p.Resolver.Fetcher(ctx, p.name)
 }
 
 // progress tells how far a pull has come, layer by layer.
@@ -162,10 +225,10 @@ type progress struct {
 
 	mu     sync.Mutex
 	order  []digest.Digest
-	layers map[digest.Digest]*layer
+	layers map[digest.Digest]*transfer
 }
 
-type layer struct {
+type transfer struct {
 	size, got     int64
 	here, started bool
 	done          bool
@@ -178,6 +241,9 @@ func (p *progress) say(d digest.Digest, status string, of *jsonstream.Progress) 
 // wrap learns the layers from the manifest that the pull reads.
 func (p *progress) wrap(h images.Handler) images.Handler {
 	return images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if desc.Size > maxManifest && !images.IsLayerType(desc.MediaType) {
+			return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "%s of type %s has %d bytes; more than %d are not read", desc.Digest, desc.MediaType, desc.Size, maxManifest)
+		}
 		children, err := h.Handle(ctx, desc)
 		if err == nil && images.IsManifestType(desc.MediaType) {
 			p.mu.Lock()
@@ -190,7 +256,7 @@ func (p *progress) wrap(h images.Handler) images.Handler {
 				if p.layers[c.Digest] != nil {
 					continue
 				}
-				l := &layer{size: c.Size}
+				l := &transfer{size: c.Size}
 				_, serr := p.store.Info(ctx, c.Digest)
 				l.here = serr == nil
 				p.layers[c.Digest] = l
@@ -240,7 +306,7 @@ func (p *progress) watch(ctx context.Context) {
 	}
 }
 
-func (p *progress) downloaded(d digest.Digest, l *layer) {
+func (p *progress) downloaded(d digest.Digest, l *transfer) {
 	l.done = true
 	if !l.started {
 		p.say(d, "Downloading", &jsonstream.Progress{Current: l.size, Total: l.size})
@@ -264,57 +330,20 @@ func (p *progress) finish() {
 	}
 }
 
-// Load implements engine.Images.
-func (e *Engine) Load(ctx context.Context, r io.Reader) ([]string, error) {
-	ctx = e.scope(ctx)
-	tar, err := compression.DecompressStream(r)
-	if err != nil {
-		return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid archive: %s", err)
-	}
-	defer tar.Close()
-	list, err := e.client.Import(ctx, tar,
-		client.WithImageRefTranslator(func(name string) string {
-			if ref, err := reference.ParseNormalizedNamed(name); err == nil && strings.ContainsAny(name, ":@") {
-				return reference.TagNameOnly(ref).String()
-			}
-			return "" // a bare tag, as OCI layouts have them, names no repository
-		}),
-		client.WithDigestRef(func(d digest.Digest) string { return dangling + d.String() }),
-		client.WithSkipDigestRef(func(name string) bool { return name != "" }))
-	if err != nil {
-		return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "invalid archive: %s", err)
-	}
-	names := []string{}
-	for _, i := range list {
-		if err := client.NewImage(e.client, i).Unpack(ctx, snapshotter); err != nil {
-			// Its layers are not what it says: no container can be made of it.
-			return names, errors.Join(fmt.Errorf("unpack %s: %w", i.Name, err), e.images.Delete(context.WithoutCancel(ctx), i.Name))
-		}
-		shown := i.Target.Digest.String()
-		if ref, err := reference.ParseNormalizedNamed(i.Name); err == nil && !strings.HasPrefix(i.Name, dangling) {
-			shown = reference.FamiliarString(ref)
-		}
-		names = append(names, shown)
-		e.ledger.ReportImage(i.Target.Digest.String(), shown, "load")
-	}
-	return names, nil
-}
-
-// Distribution implements engine.Images.
+// Distribution implements engine.Registries.
 func (e *Engine) Distribution(ctx context.Context, ref string, auth *registry.AuthConfig) (*registry.DistributionInspect, error) {
-	name, err := parseRef(ref)
+	name, err := ledger.ParseImageName(ref)
 	if err != nil {
 		return nil, err
 	}
-	familiar := reference.FamiliarString(name)
-	resolver := e.registries.resolver(auth)
+	resolver := e.registries.resolver(auth, nil)
 	resolved, target, err := resolver.Resolve(ctx, name.String())
 	if err != nil {
-		return nil, pullError(familiar, err)
+		return nil, pullError(name, nil, err)
 	}
 	fetcher, err := resolver.Fetcher(ctx, resolved)
 	if err != nil {
-		return nil, pullError(familiar, err)
+		return nil, pullError(name, nil, err)
 	}
 	out := &registry.DistributionInspect{Descriptor: ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size}}
 	var m struct {
@@ -322,7 +351,7 @@ func (e *Engine) Distribution(ctx context.Context, ref string, auth *registry.Au
 		Config    ocispec.Descriptor   `json:"config"`
 	}
 	if err := fetchJSON(ctx, fetcher, target, &m); err != nil {
-		return nil, pullError(familiar, err)
+		return nil, pullError(name, nil, err)
 	}
 	if images.IsIndexType(target.MediaType) {
 		for _, d := range m.Manifests {
@@ -334,7 +363,7 @@ func (e *Engine) Distribution(ctx context.Context, ref string, auth *registry.Au
 	}
 	var p ocispec.Platform
 	if err := fetchJSON(ctx, fetcher, m.Config, &p); err != nil {
-		return nil, pullError(familiar, err)
+		return nil, pullError(name, nil, err)
 	}
 	out.Platforms = []ocispec.Platform{p}
 	return out, nil

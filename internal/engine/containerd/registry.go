@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -10,10 +11,15 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/registry"
+
+	"shoal.dev/shoal/internal/engine"
+	"shoal.dev/shoal/internal/engine/ledger"
 )
 
 // registries says how to reach registries: over which addresses, and how far they are trusted.
@@ -22,12 +28,14 @@ type registries struct {
 	hosts    map[string]bool // insecure, HOST:PORT
 	networks []netip.Prefix  // insecure
 	mirrors  []*url.URL      // of docker.io
+	certs    []string        // folders of certificates, see hostTLS
+	stall    time.Duration   // how long a registry may be silent
 	strict   *http.Transport
 	lax      *http.Transport
 }
 
 func newRegistries(c *Config) (*registries, error) {
-	r := &registries{hosts: map[string]bool{}, strict: docker.DefaultHTTPTransport(nil),
+	r := &registries{hosts: map[string]bool{}, certs: c.CertsDirs, stall: engine.StallTime, strict: docker.DefaultHTTPTransport(nil),
 		lax: docker.DefaultHTTPTransport(&tls.Config{InsecureSkipVerify: true})}
 	for _, s := range append([]string{"127.0.0.0/8", "::1/128"}, c.InsecureRegistries...) {
 		if p, err := netip.ParsePrefix(s); err == nil {
@@ -92,45 +100,106 @@ func (r *registries) insecure(host string) bool {
 }
 
 // resolver looks references up with the given credentials, which only the reference's own registry gets to see.
-func (r *registries) resolver(auth *registry.AuthConfig) remotes.Resolver {
-	return docker.NewResolver(docker.ResolverOptions{Hosts: func(host string) ([]docker.RegistryHost, error) {
+func (r *registries) resolver(auth *registry.AuthConfig, tracker docker.StatusTracker) remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{Tracker: tracker, Hosts: func(host string) ([]docker.RegistryHost, error) {
 		var list []docker.RegistryHost
+<<<<<<< HEAD
 		const look = docker.HostCapabilityPull | docker.HostCapabilityResolve
 		if host == "docker.io" {
 			for _, m := range r.mirrorsNow() {
 				client := &http.Client{Transport: r.strict}
 				if r.insecure(m.Host) {
 					client.Transport = r.lax
+=======
+		if host == dockerIO {
+			for _, m := range r.mirrors {
+				transport, err := r.transport(m.Host)
+				if err != nil {
+					return nil, err
+>>>>>>> main
 				}
-				list = append(list, docker.RegistryHost{Client: client, Host: m.Host, Scheme: m.Scheme, Capabilities: look,
-					Path: strings.TrimSuffix(m.Path, "/") + "/v2", Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(client))})
+				client := &http.Client{Transport: transport}
+				list = append(list, docker.RegistryHost{Client: client, Host: m.Host, Scheme: m.Scheme,
+					Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+					Path:         strings.TrimSuffix(m.Path, "/") + "/v2", Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(client))})
 			}
 		}
-		own := docker.RegistryHost{Host: host, Scheme: "https", Path: "/v2", Capabilities: look, Client: &http.Client{Transport: r.strict}}
-		if host == "docker.io" {
-			own.Host = "registry-1.docker.io"
-		}
-		if auth != nil && auth.RegistryToken != "" {
-			own.Header = http.Header{"Authorization": {"Bearer " + auth.RegistryToken}}
-		}
-		if !r.insecure(host) {
-			own.Authorizer = authorizer(own.Client, auth)
-			return append(list, own), nil
-		}
-		// Plain HTTP first, since that is what these registries mostly speak; TLS that nobody vouches for second.
-		own.Client = &http.Client{Transport: r.lax}
-		own.Authorizer = authorizer(own.Client, auth)
-		plain := own
-		plain.Scheme = "http"
-		return append(list, plain, own), nil
+		own, err := r.own(host, auth, nil)
+		return append(list, own), err
 	}})
 }
 
-func authorizer(client *http.Client, auth *registry.AuthConfig) docker.Authorizer {
-	return docker.NewDockerAuthorizer(docker.WithAuthClient(client), docker.WithAuthCreds(func(string) (string, string, error) {
+const dockerIO = "docker.io"
+
+// own is a registry itself, rather than its mirrors. refreshed is told of a token that can be used instead of a password;
+// nil asks for none.
+func (r *registries) own(host string, auth *registry.AuthConfig, refreshed docker.OnFetchRefreshToken) (docker.RegistryHost, error) {
+	transport, err := r.transport(host)
+	if err != nil {
+		return docker.RegistryHost{}, err
+	}
+	h := docker.RegistryHost{Host: host, Scheme: "https", Path: "/v2", Client: &http.Client{Transport: transport},
+		Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve | docker.HostCapabilityPush}
+	if host == dockerIO {
+		h.Host = "registry-1.docker.io"
+	}
+	if auth != nil && auth.RegistryToken != "" {
+		h.Header = http.Header{"Authorization": {"Bearer " + auth.RegistryToken}}
+	}
+	opts := []docker.AuthorizerOpt{docker.WithAuthClient(h.Client), docker.WithAuthCreds(func(string) (string, string, error) {
 		user, secret := credentials(auth)
 		return user, secret, nil
-	}))
+	})}
+	if refreshed != nil {
+		opts = append(opts, docker.WithFetchRefreshToken(refreshed))
+	}
+	h.Authorizer = docker.NewDockerAuthorizer(opts...)
+	return h, nil
+}
+
+// transport is how requests to a host travel. One that is insecure may speak TLS that nobody vouches for, or none.
+func (r *registries) transport(host string) (http.RoundTripper, error) {
+	if r.insecure(host) {
+		return docker.NewHTTPFallback(patient{r.lax, r.stall}), nil
+	}
+	c, err := hostTLS(r.certs, host)
+	if err != nil {
+		return nil, ledger.Errorf(errdefs.ErrFailedPrecondition, "certificates of the registry %s: %s", host, err)
+	}
+	if c == nil {
+		return patient{r.strict, r.stall}, nil
+	}
+	return patient{docker.DefaultHTTPTransport(c), r.stall}, nil
+}
+
+// do sends a request to a registry, with whatever credentials it asks for. The answer is not necessarily a success.
+func (r *registries) do(ctx context.Context, h docker.RegistryHost, path string) (*http.Response, error) {
+	var asked []*http.Response
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.Scheme+"://"+h.Host+h.Path+path, http.NoBody)
+		if err != nil {
+			return nil, err
+		}
+		if h.Header != nil {
+			req.Header = h.Header.Clone()
+		}
+		if err := h.Authorizer.Authorize(ctx, req); err != nil {
+			return nil, err
+		}
+		resp, err := h.Client.Do(req)
+		if err != nil {
+			return nil, err
+		}
+		asked = append(asked, resp)
+		const most = 3 // requests: without credentials, with them, and with those that replace expired ones
+		if resp.StatusCode != http.StatusUnauthorized || len(asked) == most || h.Header != nil {
+			return resp, nil
+		}
+		_ = resp.Body.Close()
+		if err := h.Authorizer.AddResponses(ctx, asked); err != nil {
+			return resp, nil // the refusal says more than what went wrong about it
+		}
+	}
 }
 
 // credentials are a user's name and password, or an empty name and an identity token.

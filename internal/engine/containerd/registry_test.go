@@ -54,10 +54,10 @@ func TestMirror(t *testing.T) {
 	if l.engine.registries, err = newRegistries(&Config{Mirrors: []string{"http://" + l.registry}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.engine.Pull(t.Context(), "mirrored:3", nil, nil); err != nil {
+	if err := l.engine.Pull(t.Context(), "mirrored:3", engine.PullOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	i, err := l.engine.InspectImage(t.Context(), "docker.io/library/mirrored:3")
+	i, err := l.engine.InspectImage(t.Context(), "docker.io/library/mirrored:3", nil)
 	if err != nil || !slices.Equal(i.RepoTags, []string{"mirrored:3"}) {
 		t.Fatalf("image %+v, %v", i, err)
 	}
@@ -67,21 +67,21 @@ func TestMirror(t *testing.T) {
 	}
 	// The manager pins the digest; the tag stays in the name that it gives.
 	pinned := "mirrored:3@" + i.ID
-	if err := l.engine.Pull(t.Context(), pinned, nil, nil); err != nil {
+	if err := l.engine.Pull(t.Context(), pinned, engine.PullOptions{}, nil); err != nil {
 		t.Error(err)
 	}
-	if j, err := l.engine.InspectImage(t.Context(), pinned); err != nil || j.ID != i.ID {
+	if j, err := l.engine.InspectImage(t.Context(), pinned, nil); err != nil || j.ID != i.ID {
 		t.Errorf("inspect %s: %v", pinned, err)
 	}
 	if _, err := l.engine.RemoveImage(t.Context(), i.ID[7:19], false); err != nil {
 		t.Error(err)
 	}
 	// And a name that is pinned can be pulled when nothing of it is here.
-	if err := l.engine.Pull(t.Context(), pinned, nil, nil); err != nil {
+	if err := l.engine.Pull(t.Context(), pinned, engine.PullOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	list, err := l.engine.Images(t.Context(), engine.ImageListOptions{Filters: map[string][]string{"dangling": {"true"}}})
-	if err != nil || len(list) != 1 || !slices.Equal(list[0].RepoDigests, []string{"mirrored@" + i.ID}) {
+	list, err := l.engine.Images(t.Context(), engine.ImageListOptions{Filters: map[string][]string{"reference": {"mirrored"}, "dangling": {"false"}}})
+	if err != nil || len(list) != 1 || len(list[0].RepoTags) != 0 || !slices.Equal(list[0].RepoDigests, []string{"mirrored@" + i.ID}) {
 		t.Errorf("images without a tag: %+v, %v", list, err)
 	}
 	if _, err := l.engine.RemoveImage(t.Context(), pinned, false); err != nil {
@@ -116,12 +116,12 @@ func TestPullWithPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, auth := range map[string]*apiregistry.AuthConfig{"none": nil, "wrong": {Username: "fish", Password: "air"}} {
-		err := l.engine.Pull(t.Context(), ref, auth, nil)
-		if err == nil || !strings.Contains(err.Error(), "pull access denied for "+ref) || !errdefs.IsNotFound(err) {
+		err := l.engine.Pull(t.Context(), ref, engine.PullOptions{Auth: auth}, nil)
+		if err == nil || !strings.Contains(err.Error(), "pull access denied for "+strings.TrimSuffix(ref, ":1")) || !errdefs.IsNotFound(err) {
 			t.Errorf("password %s: %v; want access denied", what, err)
 		}
 	}
-	if err := l.engine.Pull(t.Context(), ref, &apiregistry.AuthConfig{Username: "fish", Password: "water"}, nil); err != nil {
+	if err := l.engine.Pull(t.Context(), ref, engine.PullOptions{Auth: &apiregistry.AuthConfig{Username: "fish", Password: "water"}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.engine.RemoveImage(t.Context(), ref, false); err != nil {
@@ -138,11 +138,11 @@ func TestTwoNames(t *testing.T) {
 	}
 	a, b := l.push(t, "two/a:1", img), l.push(t, "two/b:1", img)
 	for _, ref := range []string{a, b} {
-		if err := l.engine.Pull(t.Context(), ref, nil, nil); err != nil {
+		if err := l.engine.Pull(t.Context(), ref, engine.PullOptions{}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	i, err := l.engine.InspectImage(t.Context(), a)
+	i, err := l.engine.InspectImage(t.Context(), a, nil)
 	if err != nil || !slices.Equal(i.RepoTags, []string{a, b}) {
 		t.Fatalf("tags %q, %v", i.RepoTags, err)
 	}

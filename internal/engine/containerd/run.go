@@ -80,6 +80,9 @@ func (e *Engine) startLocked(ctx context.Context, c *ledger.Container, byPolicy 
 		}
 		e.ledger.Put(&f)
 		e.dismissWaiting(c.ID)
+		if !errdefs.IsUnavailable(err) { // it is not tried again
+			e.dropFiles(c)
+		}
 		return err
 	}
 	e.ledger.Put(&n, ledger.Action{Name: "start"})
@@ -201,7 +204,7 @@ func (e *Engine) rootfs(ctx context.Context, c *ledger.Container) ([]mount.Mount
 	if !errdefs.IsNotFound(err) {
 		return m, err
 	}
-	img, info, err := e.findImage(ctx, c.ImageID)
+	img, info, err := e.imageOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}

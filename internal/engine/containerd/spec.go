@@ -145,7 +145,7 @@ func (e *Engine) process(c *ledger.Container, rootfs []mount.Mount) (*specs.Proc
 		return nil, ledger.Errorf(errdefs.ErrInvalidArgument, "unable to find group %s: %s", strings.Join(h.GroupAdd, ", "), err)
 	}
 	p.User = specs.User{UID: uint32(u.Uid), GID: uint32(u.Gid), Umask: h.Umask}
-	p.User.AdditionalGids = []uint32{p.User.GID} // Docker's: a group that a file excludes cannot be left by newgrp
+	p.User.AdditionalGids = []uint32{p.User.GID} // Docker's: a group that a file shuts out cannot be left behind
 	for _, g := range append(u.Sgids, more...) {
 		if !slices.Contains(p.User.AdditionalGids, uint32(g)) {
 			p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(g))

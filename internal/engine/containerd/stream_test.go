@@ -96,9 +96,9 @@ func TestExecSettings(t *testing.T) {
 		code int
 	}{
 		{"the container's own", container.ExecCreateRequest{Cmd: []string{"sh", "-c", "id; pwd; echo $A $B; exit 3"}}, engine.ExecStart{},
-			"uid=1000(fish) gid=1000(fish) groups=2000(water)\n/tmp\n1 2\n", 3},
+			"uid=1000(fish) gid=1000(fish) groups=1000(fish),2000(water)\n/tmp\n1 2\n", 3},
 		{"others", container.ExecCreateRequest{Cmd: []string{"sh", "-c", "id; pwd; echo $A $B $C $HOME"}, User: "root", WorkingDir: "/etc", Env: []string{"B=3", "C=4"}}, engine.ExecStart{},
-			"uid=0(root) gid=0(root)\n/etc\n1 3 4 /root\n", 0},
+			"uid=0(root) gid=0(root) groups=0(root)\n/etc\n1 3 4 /root\n", 0},
 		{"a number", container.ExecCreateRequest{Cmd: []string{"sh", "-c", "id -u; id -g"}, User: "7:8"}, engine.ExecStart{}, "7\n8\n", 0},
 		{"nobody", container.ExecCreateRequest{Cmd: []string{"id"}, User: "shark"}, engine.ExecStart{}, "unable to find user shark: no matching entries in passwd file\n", 126},
 		{"no capabilities without root", container.ExecCreateRequest{Cmd: []string{"sh", "-c", caps}}, engine.ExecStart{}, strings.Replace(ordinary, "a80425fb", "00000000", 1), 0},

@@ -153,7 +153,7 @@ func TestSurvivesKill(t *testing.T) {
 	}
 	want := []report{
 		{Name: "meanwhile", Status: "exited", Code: 7, Lines: []string{"stdout one", "stderr two"}},
-		{Name: "later", Status: "exited", Code: 8, Waited: true, IP: "172.18.0.9", Lines: []string{"stdout a", "stdout b"}},
+		{Name: "later", Status: "exited", Code: 8, Waited: true, IP: "172.18.0.2", Lines: []string{"stdout a", "stdout b"}},
 		{Name: "gone", Status: "exited", Code: 137},
 		{Name: "secret", Status: "exited", Lines: []string{"stdout hunter2"}, Waited: true},
 	}

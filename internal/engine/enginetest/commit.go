@@ -27,18 +27,18 @@ func commit(s *suite) {
 		s.Fatal(err)
 	}
 	id := s.create(engine.Spec{Config: &container.Config{Env: []string{"A=b"}}}, "print ready", "sleep")
-	parent, err := s.Engine.InspectImage(s.ctx, s.Image)
+	parent, err := s.Engine.InspectImage(s.ctx, s.Image, nil)
 	if err != nil {
 		s.Fatal(err)
 	}
 	same := s.commit(id, engine.CommitOptions{})
-	if i, err := s.Engine.InspectImage(s.ctx, same); err != nil || !slices.Equal(i.RootFS.Layers, parent.RootFS.Layers) || len(i.RepoTags) != 0 {
+	if i, err := s.Engine.InspectImage(s.ctx, same, nil); err != nil || !slices.Equal(i.RootFS.Layers, parent.RootFS.Layers) || len(i.RepoTags) != 0 {
 		s.Errorf("an image of an unchanged container: %+v, %v", i, err)
 	}
 	s.put(id, "/tmp", "one=1", "sub/", "sub/two=22")
 	s.put(id, "/etc", "mark=changed")
 	made := s.commit(id, engine.CommitOptions{Ref: ref, Author: "me", Comment: "a note", Changes: []string{"ENV C=d", "LABEL of=commit", "WORKDIR /tmp"}})
-	i, err := s.Engine.InspectImage(s.ctx, "made/here:1")
+	i, err := s.Engine.InspectImage(s.ctx, "made/here:1", nil)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func commit(s *suite) {
 	s.put(child, "/tmp", "three=3")
 	for _, pause := range []bool{true, false} {
 		again := s.commit(child, engine.CommitOptions{Pause: pause, Config: &container.Config{User: "7"}})
-		i, err := s.Engine.InspectImage(s.ctx, again)
+		i, err := s.Engine.InspectImage(s.ctx, again, nil)
 		if err != nil || i.Config.User != "7" || i.Config.WorkingDir != "/tmp" || len(i.RootFS.Layers) != len(parent.RootFS.Layers)+2 {
 			s.Errorf("an image of a running container: %+v, %v", i, err)
 		}

@@ -110,6 +110,16 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		{"Pull", pull},
 		{"ImageInUse", imageInUse},
 		{"NoSuchImage", noSuchImage},
+		{"TagImage", tagImage},
+		{"ImageFilters", imageFilters},
+		{"ImageHistory", imageHistory},
+		{"ImagePlatforms", imagePlatforms},
+		{"PruneImages", pruneImages},
+		{"SaveAndLoad", saveAndLoad},
+		{"ImportImage", importImage},
+		{"Push", push},
+		{"ImageEvents", imageEvents},
+		{"DiskUsage", diskUsage},
 		{"Usage", usage},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -225,6 +235,13 @@ func (s *suite) lines(id string, o engine.LogOptions) []string {
 		s.Fatalf("logs: %v", err)
 	}
 	return got
+}
+
+// cleanUp is a context for what has to be done after the test.
+func (s *suite) cleanUp() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	s.Cleanup(cancel)
+	return ctx
 }
 
 // refused checks an error's class and words.

@@ -3,6 +3,7 @@ package fake
 import (
 	"context"
 	"maps"
+	"time"
 
 	"github.com/moby/moby/api/types/container"
 
@@ -13,10 +14,10 @@ import (
 
 // made is an image that was made of a container.
 type made struct {
-	files           tree
-	config          *container.Config
-	layers          []string
-	author, comment string
+	files  tree
+	config *container.Config
+	layers []string
+	author string
 }
 
 // Commit implements engine.Committer.
@@ -38,16 +39,18 @@ func (e *Engine) Commit(_ context.Context, name string, o engine.CommitOptions) 
 	}
 	id := "sha256:" + newID()
 	e.mu.Lock()
-	m := &made{files: maps.Clone(t), config: cfg, author: o.Author, comment: o.Comment, layers: e.layersOf(c.ImageID)}
+	m := &made{files: maps.Clone(t), config: cfg, author: o.Author, layers: e.layersOf(c.ImageID)}
 	if e.trees[c.ID] != nil {
 		m.layers = append(m.layers, digestOf("layer of "+id))
 	}
 	e.made[id] = m
-	e.local["@"+id] = id // no reference reads so
+	p := e.picture(id)
+	p.config, p.created, p.comment = *cfg, time.Now(), o.Comment
+	image := ledger.Dangling + id
 	if o.Ref != nil {
-		delete(e.local, "@"+id)
-		e.local[o.Ref.String()] = id
+		image = o.Ref.String()
 	}
+	e.name(image, id)
 	e.mu.Unlock()
 	e.ledger.ReportCommit(c, id, o)
 	return id, nil

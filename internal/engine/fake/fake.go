@@ -9,9 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -57,6 +55,7 @@ type Engine struct {
 	files      map[string][]engine.File
 	local      map[string]string // canonical name -> image ID
 	remote     map[string]string // likewise, what can be pulled
+	pictures   map[string]*picture
 	failPulls  error
 	failStarts error
 	nextPid    int
@@ -69,7 +68,7 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an engine that holds no image.
 func New() *Engine {
 	l := ledger.New()
-	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, nextPid: 100,
+	return &Engine{ledger: l, volumes: volume.Memory(l.ReportVolume), runs: map[string]*run{}, files: map[string][]engine.File{}, local: map[string]string{}, remote: map[string]string{}, pictures: map[string]*picture{}, nextPid: 100,
 		trees: map[string]tree{}, made: map[string]*made{}}
 }
 
@@ -147,7 +146,13 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (string, []string, e
 	if err := ledger.CheckFiles(s.Files); err != nil {
 		return "", nil, err
 	}
-	image, err := e.find(s.Config.Image)
+	want, err := ledger.ParsePlatform(s.Platform)
+	if err != nil {
+		return "", nil, err
+	}
+	e.mu.Lock()
+	image, err := e.findFor(s.Config.Image, want)
+	e.mu.Unlock()
 	if err != nil {
 		return "", nil, err
 	}
@@ -305,19 +310,3 @@ func (e *Engine) Logs(ctx context.Context, name string, o engine.LogOptions, eac
 
 // digestOf makes up a digest for a name; the same one for the same name.
 func digestOf(s string) string { return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(s))) }
-
-// Load implements engine.Images: the stream holds names of images, one a line.
-func (e *Engine) Load(_ context.Context, r io.Reader) ([]string, error) {
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return nil, err
-	}
-	names := []string{}
-	for name := range strings.FieldsSeq(string(b)) {
-		if err := e.AddImage(name); err != nil {
-			return names, err
-		}
-		names = append(names, name)
-	}
-	return names, nil
-}

@@ -47,7 +47,7 @@ func TestVirtualTime(t *testing.T) {
 		e := New()
 		e.AnyImage, e.PullTime, e.StartTime = true, time.Minute, time.Second
 		begin := time.Now()
-		if err := e.Pull(t.Context(), "web:1", nil, nil); err != nil {
+		if err := e.Pull(t.Context(), "web:1", engine.PullOptions{}, nil); err != nil {
 			t.Fatal(err)
 		}
 		id, _, err := e.Create(t.Context(), engine.Spec{Config: &container.Config{Image: "web:1", Cmd: []string{"sleep", "1h;", "exit", "9"}}})
@@ -76,7 +76,7 @@ func TestSpoiling(t *testing.T) {
 	ctx := context.Background()
 	boom := errors.New("boom")
 	e.FailPulls(boom)
-	if err := e.Pull(ctx, "web:1", nil, nil); !errors.Is(err, boom) {
+	if err := e.Pull(ctx, "web:1", engine.PullOptions{}, nil); !errors.Is(err, boom) {
 		t.Errorf("pull: %v; want boom", err)
 	}
 	if err := e.AddImage("web:1"); err != nil {

@@ -87,6 +87,11 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 			f.State.Status = container.StateExited
 		}
 		f.State.Error, f.State.ExitCode = err.Error(), 128
+		if !errdefs.IsUnavailable(err) {
+			e.mu.Lock()
+			delete(e.files, c.ID)
+			e.mu.Unlock()
+		}
 		e.ledger.Put(&f)
 		if c.HostConfig.AutoRemove {
 			e.drop(c, true)

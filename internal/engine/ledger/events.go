@@ -85,13 +85,6 @@ func (l *Ledger) Report(c *Container, action string, attrs map[string]string) {
 	l.emitContainer(c, action, attrs)
 }
 
-// ReportImage reports something that happened to an image.
-func (l *Ledger) ReportImage(id, name, action string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.emit(engine.Event{Type: "image", Action: action, ID: id, Attributes: map[string]string{"name": name}})
-}
-
 // ReportVolume reports something that happened to a volume.
 func (l *Ledger) ReportVolume(name, action string, attrs map[string]string) {
 	l.mu.Lock()

@@ -27,11 +27,11 @@ func ImageConfig(c *container.Config) dockerspec.DockerOCIImageConfig {
 
 // ReportCommit reports that an image was made of a container.
 func (l *Ledger) ReportCommit(c *Container, id string, o engine.CommitOptions) {
-	l.ReportImage(id, id, "create")
+	l.ReportImage(id, id, "create", nil)
 	name := ""
 	if o.Ref != nil {
 		name = reference.FamiliarString(o.Ref)
-		l.ReportImage(id, name, "tag")
+		l.ReportImage(id, name, "tag", nil)
 	}
 	l.Report(c, "commit", map[string]string{"comment": o.Comment, "imageID": id, "imageRef": name})
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/health"
@@ -36,6 +37,7 @@ type Container struct {
 	Config     *container.Config // with the image's defaults filled in
 	HostConfig *container.HostConfig
 	ImageID    string
+	Manifest   *ocispec.Descriptor `json:",omitempty"` // the image's manifest for the container's platform; nil if not known
 	Ingress    netip.Addr
 	Networks   map[string]*network.EndpointSettings `json:",omitempty"` // what it is on when it runs, by the networks' names
 	Mounts     []container.MountPoint

@@ -30,18 +30,21 @@ import (
 type Engine struct {
 	*volumes
 	networks
-	mu     sync.Mutex
-	ByName map[string]*Container
-	ByRef  map[string]image.Summary
-	Auth   *registry.AuthConfig // of the last pull
-	Lines  []engine.LogLine
-	Past   []engine.Event
-	Feed   chan engine.Event
-	Execs  map[string]*Exec
-	Slow   bool // block until the context ends
-	Panics bool
-	Purged []string // what was removed with its volumes
-	Files  Files
+	mu       sync.Mutex
+	ByName   map[string]*Container
+	ByRef    map[string]image.Summary
+	Auth     *registry.AuthConfig // of the last pull
+	Pulled   engine.PullOptions   // likewise
+	Pushed   engine.PushOptions   // of the last push
+	Imported engine.ImportOptions // of the last import
+	Lines    []engine.LogLine
+	Past     []engine.Event
+	Feed     chan engine.Event
+	Execs    map[string]*Exec
+	Slow     bool // block until the context ends
+	Panics   bool
+	Purged   []string // what was removed with its volumes
+	Files    Files
 
 	Committed engine.CommitOptions // of the last Commit
 
@@ -230,8 +233,8 @@ func (f *Engine) Logs(ctx context.Context, name string, o engine.LogOptions, eac
 	return nil
 }
 
-func (f *Engine) Pull(_ context.Context, ref string, auth *registry.AuthConfig, report func(jsonstream.Message)) error {
-	f.Auth = auth
+func (f *Engine) Pull(_ context.Context, ref string, o engine.PullOptions, report func(jsonstream.Message)) error {
+	f.Auth, f.Pulled = o.Auth, o
 	if strings.HasPrefix(ref, "absent") {
 		return errdefs.ErrNotFound.WithMessage("pull access denied for absent, repository does not exist or may require 'docker login'")
 	}
@@ -266,14 +269,17 @@ func (f *Engine) Images(context.Context, engine.ImageListOptions) ([]image.Summa
 	return out, nil
 }
 
-func (f *Engine) InspectImage(_ context.Context, ref string) (*image.InspectResponse, error) {
+func (f *Engine) InspectImage(_ context.Context, ref string, p *ocispec.Platform) (*image.InspectResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i, ok := f.ByRef[ref]
 	if !ok {
 		return nil, errdefs.ErrNotFound.WithMessage("No such image: " + ref)
 	}
-	return &image.InspectResponse{ID: i.ID, RepoTags: i.RepoTags, Size: i.Size}, nil
+	if p != nil && p.Architecture != "amd64" {
+		return nil, errdefs.ErrNotFound.WithMessage("image with reference " + ref + " was found but does not provide the specified platform (" + p.OS + "/" + p.Architecture + ")")
+	}
+	return &image.InspectResponse{ID: i.ID, RepoTags: i.RepoTags, Size: i.Size, Manifests: []image.ManifestSummary{{ID: i.ID}}}, nil
 }
 
 func (f *Engine) RemoveImage(_ context.Context, ref string, _ bool) ([]image.DeleteResponse, error) {
