@@ -103,20 +103,11 @@ func (r *registries) insecure(host string) bool {
 func (r *registries) resolver(auth *registry.AuthConfig, tracker docker.StatusTracker) remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{Tracker: tracker, Hosts: func(host string) ([]docker.RegistryHost, error) {
 		var list []docker.RegistryHost
-<<<<<<< HEAD
-		const look = docker.HostCapabilityPull | docker.HostCapabilityResolve
-		if host == "docker.io" {
-			for _, m := range r.mirrorsNow() {
-				client := &http.Client{Transport: r.strict}
-				if r.insecure(m.Host) {
-					client.Transport = r.lax
-=======
 		if host == dockerIO {
-			for _, m := range r.mirrors {
+			for _, m := range r.mirrorsNow() {
 				transport, err := r.transport(m.Host)
 				if err != nil {
 					return nil, err
->>>>>>> main
 				}
 				client := &http.Client{Transport: transport}
 				list = append(list, docker.RegistryHost{Client: client, Host: m.Host, Scheme: m.Scheme,
