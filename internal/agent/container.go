@@ -3,7 +3,6 @@ package agent
 import (
 	"fmt"
 	"math"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -73,16 +72,6 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 		HostConfig: host,
 		Ingress:    meshAddr(t),
 	}, nil
-}
-
-// meshAddr is the task's address on the routing mesh, the only network that a task can be on yet.
-func meshAddr(t *cluster.Task) netip.Addr {
-	for _, a := range t.NetworksAttachments {
-		if len(a.Addresses) > 0 {
-			return a.Addresses[0].Addr()
-		}
-	}
-	return netip.Addr{}
 }
 
 func labels(t *cluster.Task, user map[string]string, nodeID string) map[string]string {

@@ -88,6 +88,7 @@ func (r *runner) start(ctx, up context.Context) error {
 		if err != nil {
 			return err
 		}
+		join(t, &spec, r.a.networks())
 		pulled := r.a.pull(up, r.log, t.Spec.ContainerSpec.Image)
 		if err := context.Cause(up); err != nil {
 			return err

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -18,8 +19,18 @@ type networks struct{ n *Node }
 // all are the host's networks and, on a manager, the swarm's.
 func (s networks) all(ctx context.Context) []network.Inspect {
 	all := s.n.engine.LocalNetworks()
-	if ofSwarm, err := s.n.control.Networks(ctx); err == nil {
-		all = append(all, ofSwarm...)
+	ofSwarm, err := s.n.control.Networks(ctx)
+	if err != nil {
+		return all // with those of the swarm that are on this host
+	}
+	for _, i := range ofSwarm {
+		at := slices.IndexFunc(all, func(l network.Inspect) bool { return l.ID == i.ID })
+		if at < 0 {
+			all = append(all, i)
+			continue
+		}
+		i.Containers = all[at].Containers
+		all[at] = i
 	}
 	return all
 }
@@ -74,8 +85,15 @@ func (s networks) Network(ctx context.Context, ref, scope string, _ bool) (*netw
 	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s is ambiguous (%d matches found based on %s)", ref, len(named), by))
 }
 
-// CreateNetwork implements httpapi.Networks.
+// CreateNetwork implements httpapi.Networks. A network of the driver overlay is the swarm's.
 func (s networks) CreateNetwork(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error) {
+	if r.Driver == "overlay" || r.Scope == "swarm" || r.Ingress {
+		out, err := s.n.onLeader(ctx, networkRequest{Create: &r})
+		if err != nil {
+			return nil, err
+		}
+		return &network.CreateResponse{ID: out.ID}, nil
+	}
 	if all, err := s.n.control.Networks(ctx); err == nil {
 		for _, i := range all {
 			if i.Name == r.Name {
@@ -97,7 +115,8 @@ func (s networks) RemoveNetwork(ctx context.Context, ref string) error {
 		return err
 	}
 	if i.Scope == "swarm" {
-		return errdefs.ErrNotImplemented.WithMessage("removing an overlay network is not supported: it is not implemented by Shoal yet")
+		_, err := s.n.onLeader(ctx, networkRequest{Remove: i.ID})
+		return err
 	}
 	return s.n.engine.RemoveNetwork(ctx, i.ID)
 }
@@ -109,10 +128,51 @@ func (s networks) PruneNetworks(ctx context.Context, filters map[string][]string
 
 // Connect implements httpapi.Networks.
 func (s networks) Connect(ctx context.Context, ref, container string, settings *network.EndpointSettings) error {
+	if err := s.Attachable(ctx, ref); err != nil {
+		return err
+	}
 	return s.n.engine.Connect(ctx, ref, container, settings)
 }
 
 // Disconnect implements httpapi.Networks.
 func (s networks) Disconnect(ctx context.Context, ref, container string, force bool) error {
 	return s.n.engine.Disconnect(ctx, ref, container, force)
+}
+
+// Attachable implements httpapi.Networks. A network that is not known is for the engine to say.
+func (s networks) Attachable(ctx context.Context, ref string) error {
+	i, err := s.Network(ctx, ref, "", false)
+	if err != nil || i.Scope != "swarm" {
+		return nil
+	}
+	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("attaching a container to the swarm's network %s is not supported: only services are on overlay networks; it is not implemented by Shoal yet", i.Name))
+}
+
+// networkRequest makes a network of the swarm, or removes it.
+type networkRequest struct {
+	Create *network.CreateRequest `json:",omitempty"`
+	Remove string                 `json:",omitempty"` // its ID
+}
+
+type networkResponse struct{ ID string }
+
+// onLeader has a network of the swarm changed: by this node, or by the manager that leads.
+func (n *Node) onLeader(ctx context.Context, r networkRequest) (out networkResponse, err error) {
+	m := n.manager()
+	if m == nil {
+		return n.changeNetwork(ctx, r) // it says why it cannot
+	}
+	err = m.onLeader(ctx, func() (err error) {
+		out, err = n.changeNetwork(ctx, r)
+		return err
+	}, pathNetwork, &r, &out)
+	return out, err
+}
+
+func (n *Node) changeNetwork(ctx context.Context, r networkRequest) (out networkResponse, err error) {
+	if r.Create != nil {
+		out.ID, err = n.control.CreateNetwork(ctx, *r.Create)
+		return out, err
+	}
+	return out, n.control.RemoveNetwork(ctx, r.Remove)
 }

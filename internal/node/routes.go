@@ -30,6 +30,7 @@ const (
 	pathVoter     = "/manager/v1/voter"      // POST voterRequest: a manager that has its certificate asks for a vote
 	pathRenew     = "/manager/v1/renew"      // POST renewRequest: a node asks for a certificate in place of its own
 	pathReissue   = "/manager/v1/reissue"    // POST renewRequest, a manager passing it on
+	pathNetwork   = "/manager/v1/network"    // POST networkRequest: a manager passing on that a network is made or removed
 	pathReadIndex = "/manager/v1/read-index" // POST: the index that a read must wait for
 
 	maxBody = 64 << 10 // bytes; the largest is a certificate request
@@ -113,6 +114,14 @@ func (m *manager) routes(n *Node) http.Handler {
 			return
 		}
 		answer(w, struct{}{}, m.addVoter(r.Context(), req))
+	}))
+	mux.Handle("POST "+pathNetwork, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
+		var req networkRequest
+		if !read(w, r, &req) {
+			return
+		}
+		out, err := n.changeNetwork(r.Context(), req)
+		answer(w, out, err)
 	}))
 	m.routeNodes(mux)
 	mux.HandleFunc(apiPrefix+"/", n.serveForwarded)

@@ -16,8 +16,8 @@ import (
 
 // writeFiles makes the container's /etc/hostname, /etc/hosts and /etc/resolv.conf.
 func (e *Engine) writeFiles(c *ledger.Container) error {
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !os.IsNotExist(err) {
+	resolv, err := hostResolver("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+	if err != nil {
 		return err
 	}
 	hosts, err := hostsFile(c)
@@ -35,6 +35,27 @@ func (e *Engine) writeFiles(c *ledger.Container) error {
 		}
 	}
 	return nil
+}
+
+// hostResolver reads the host's resolver configuration. Where that names systemd's resolver on the loopback alone, which
+// containers do not reach, it is the other file, in which systemd names the servers behind it.
+func hostResolver(path, systemd string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	var servers []string
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			servers = append(servers, f[1])
+		}
+	}
+	if slices.Equal(servers, []string{"127.0.0.53"}) {
+		if behind, err := os.ReadFile(systemd); err == nil {
+			return behind, nil
+		}
+	}
+	return text, nil
 }
 
 func hostsFile(c *ledger.Container) ([]byte, error) {

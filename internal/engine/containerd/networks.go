@@ -2,10 +2,11 @@ package containerd
 
 import (
 	"context"
+	"errors"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/ledger"
 )
 
@@ -62,59 +63,38 @@ func (e *Engine) LocalNetworks() []network.Inspect {
 
 // Connect implements engine.Networks.
 func (e *Engine) Connect(ctx context.Context, ref, name string, s *network.EndpointSettings) error {
-	c, unlock, err := e.ledger.Lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	found, err := e.findNetwork(ref)
-	if err != nil && (c.Running() || !errdefs.IsNotFound(err)) {
-		return err
-	}
-	n, err := ledger.Connected(c, ref, found, s)
-	if err != nil {
-		return err
-	}
-	return e.rewire(ctx, c, n)
+	return e.ledger.Connect(ctx, e.findNetwork, ref, name, s, e.rewire(ctx))
 }
 
 // Disconnect implements engine.Networks.
 func (e *Engine) Disconnect(ctx context.Context, ref, name string, force bool) error {
-	c, unlock, err := e.ledger.Lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	found, err := e.findNetwork(ref)
-	if err != nil && (c.Running() && !force || !errdefs.IsNotFound(err)) {
-		return err
-	}
-	n, err := ledger.Disconnected(c, ref, found)
-	if err != nil {
-		return err
-	}
-	return e.rewire(ctx, c, n)
+	return e.ledger.Disconnect(ctx, e.findNetwork, ref, name, force, e.rewire(ctx))
 }
 
-// rewire makes n of c, whose lock the caller holds: the same container with other networks.
-func (e *Engine) rewire(ctx context.Context, c, n *ledger.Container) error {
+// rewire makes the same container with other networks; see ledger.Ledger.Connect. What fails half way is undone.
+func (e *Engine) rewire(ctx context.Context) func(c, n *ledger.Container) (*ledger.Container, error) {
 	ctx = e.scope(ctx)
-	if c.Running() {
-		a, err := n.Attachment()
+	attach := func(c *ledger.Container) (engine.Sandbox, error) {
+		a, err := c.Attachment()
 		if err != nil {
-			return err
+			return engine.Sandbox{}, err
 		}
-		if n.State.Sandbox, err = e.cfg.Sandboxes.Attach(ctx, n.ID, a); err != nil {
-			return err
-		}
-		if err := e.writeFiles(n); err != nil {
-			return err
-		}
+		return e.cfg.Sandboxes.Attach(ctx, c.ID, a)
 	}
-	if err := e.save(ctx, n, nil); err != nil {
-		return err
+	return func(c, n *ledger.Container) (*ledger.Container, error) {
+		if !c.Running() {
+			return n, e.save(ctx, n, nil)
+		}
+		sandbox, err := attach(n)
+		if err == nil {
+			n = n.Placed(sandbox)
+			err = errors.Join(e.writeFiles(n), e.save(ctx, n, nil))
+		}
+		if err != nil {
+			if _, uerr := attach(c); uerr != nil {
+				e.cfg.Log.Warn("cannot put a container back on its networks", "container", c.ID, "error", uerr)
+			}
+		}
+		return n, err
 	}
-	e.ledger.Put(n)
-	e.ledger.ReportEndpoints(n.ID, c.State.Sandbox, n.State.Sandbox)
-	return nil
 }

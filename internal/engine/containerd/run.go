@@ -125,10 +125,11 @@ func (e *Engine) start(ctx context.Context, n *ledger.Container) (err error) {
 		return err
 	}
 	if e.usesSandbox(n) {
-		if n.State.Sandbox, err = e.attach(ctx, n); err != nil {
-			n.State.Sandbox = engine.Sandbox{}
+		sandbox, err := e.attach(ctx, n)
+		if err != nil {
 			return err
 		}
+		*n = *n.Placed(sandbox)
 		e.ledger.ReportEndpoints(n.ID, engine.Sandbox{}, n.State.Sandbox)
 	}
 	if n.HostConfig.NetworkMode.IsContainer() {

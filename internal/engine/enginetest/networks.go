@@ -125,6 +125,8 @@ func networksOfContainers(s *suite) {
 	e = places(id)["net-front"]
 	s.same("after the end", fmt.Sprintf("%v %t %q %s", names(id), e.IPAddress.IsValid(), e.EndpointID, e.IPAMConfig.IPv4Address), `[bridge net-front] false "" 10.202.0.50`)
 
+	s.same("by network ID after the end", s.list(true, map[string][]string{"network": {front}, "name": {"net-one"}}), []string{"net-one"})
+
 	missing := s.create(engine.Spec{Name: "net-three", HostConfig: &container.HostConfig{NetworkMode: "net-later"}}, "sleep")
 	s.refused(s.Engine.Start(s.ctx, missing), errdefs.IsNotFound, "failed to set up container networking: network net-later not found")
 	if err := s.Engine.Disconnect(s.ctx, "net-later", missing, true); err != nil {

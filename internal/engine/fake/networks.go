@@ -62,52 +62,28 @@ func (e *Engine) LocalNetworks() []network.Inspect {
 
 // Connect implements engine.Networks.
 func (e *Engine) Connect(ctx context.Context, ref, name string, s *network.EndpointSettings) error {
-	c, unlock, err := e.ledger.Lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	found, err := e.findNetwork(ref)
-	if err != nil && (c.Running() || !errdefs.IsNotFound(err)) {
-		return err
-	}
-	n, err := ledger.Connected(c, ref, found, s)
-	if err != nil {
-		return err
-	}
-	return e.rewire(ctx, c, n)
+	return e.ledger.Connect(ctx, e.findNetwork, ref, name, s, e.rewire(ctx))
 }
 
 // Disconnect implements engine.Networks.
 func (e *Engine) Disconnect(ctx context.Context, ref, name string, force bool) error {
-	c, unlock, err := e.ledger.Lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	found, err := e.findNetwork(ref)
-	if err != nil && (c.Running() && !force || !errdefs.IsNotFound(err)) {
-		return err
-	}
-	n, err := ledger.Disconnected(c, ref, found)
-	if err != nil {
-		return err
-	}
-	return e.rewire(ctx, c, n)
+	return e.ledger.Disconnect(ctx, e.findNetwork, ref, name, force, e.rewire(ctx))
 }
 
-// rewire makes n of c, whose lock the caller holds: the same container with other networks.
-func (e *Engine) rewire(ctx context.Context, c, n *ledger.Container) error {
-	if c.Running() && e.usesSandbox(c) {
+// rewire makes the same container with other networks; see ledger.Ledger.Connect.
+func (e *Engine) rewire(ctx context.Context) func(c, n *ledger.Container) (*ledger.Container, error) {
+	return func(c, n *ledger.Container) (*ledger.Container, error) {
+		if !c.Running() || !e.usesSandbox(c) {
+			return n, nil
+		}
 		a, err := n.Attachment()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if n.State.Sandbox, err = e.Sandboxes.Attach(ctx, n.ID, a); err != nil {
-			return err
+		sandbox, err := e.Sandboxes.Attach(ctx, n.ID, a)
+		if err != nil {
+			return nil, err
 		}
+		return n.Placed(sandbox), nil
 	}
-	e.ledger.Put(n)
-	e.ledger.ReportEndpoints(n.ID, c.State.Sandbox, n.State.Sandbox)
-	return nil
 }

@@ -65,12 +65,14 @@ func (e *Engine) start(ctx context.Context, c *ledger.Container, byPolicy bool) 
 	}
 	if err == nil && e.usesSandbox(c) {
 		var a engine.Attachment
+		var sandbox engine.Sandbox
 		if a, err = c.Attachment(); err == nil {
-			n.State.Sandbox, err = e.Sandboxes.Attach(ctx, c.ID, a)
+			sandbox, err = e.Sandboxes.Attach(ctx, c.ID, a)
 		}
 		if err != nil {
-			n.State.Sandbox = engine.Sandbox{}
 			err = fmt.Errorf("failed to set up container networking: %w", err)
+		} else {
+			n = *n.Placed(sandbox)
 		}
 		e.ledger.ReportEndpoints(c.ID, engine.Sandbox{}, n.State.Sandbox)
 	}

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -214,8 +215,42 @@ func (c *Container) dnsNames(name string, aliases []string) []string {
 	return out
 }
 
-// Connected is the container with one more network, n, or, if that is not there yet, the one named ref.
-func Connected(c *Container, ref string, n *network.Inspect, s *network.EndpointSettings) (*Container, error) {
+// Connect is engine.Networks' of an engine. rewire makes n of c, whose lock is held: it attaches n if c runs, writes it
+// down, and returns it.
+func (l *Ledger) Connect(ctx context.Context, find Finder, ref, name string, s *network.EndpointSettings, rewire func(c, n *Container) (*Container, error)) error {
+	return l.rewire(ctx, find, ref, name, false, func(c *Container, n *network.Inspect) (*Container, error) { return connected(c, ref, n, s) }, rewire)
+}
+
+// Disconnect is engine.Networks' of an engine; see Connect.
+func (l *Ledger) Disconnect(ctx context.Context, find Finder, ref, name string, force bool, rewire func(c, n *Container) (*Container, error)) error {
+	return l.rewire(ctx, find, ref, name, force, func(c *Container, n *network.Inspect) (*Container, error) { return disconnected(c, ref, n) }, rewire)
+}
+
+// rewire changes the networks of a container. A running one, unless forced, is on networks that are there only.
+func (l *Ledger) rewire(ctx context.Context, find Finder, ref, name string, force bool, change func(*Container, *network.Inspect) (*Container, error), rewire func(c, n *Container) (*Container, error)) error {
+	c, unlock, err := l.Lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	found, err := find(ref)
+	if err != nil && (c.Running() && !force || !errdefs.IsNotFound(err)) {
+		return err
+	}
+	n, err := change(c, found)
+	if err != nil {
+		return err
+	}
+	if n, err = rewire(c, n); err != nil {
+		return err
+	}
+	l.Put(n)
+	l.ReportEndpoints(n.ID, c.State.Sandbox, n.State.Sandbox)
+	return nil
+}
+
+// connected is the container with one more network, n, or, if that is not there yet, the one named ref.
+func connected(c *Container, ref string, n *network.Inspect, s *network.EndpointSettings) (*Container, error) {
 	name := ref
 	if n != nil {
 		name = n.Name
@@ -248,8 +283,8 @@ func Connected(c *Container, ref string, n *network.Inspect, s *network.Endpoint
 	return &out, nil
 }
 
-// Disconnected is the container without a network.
-func Disconnected(c *Container, ref string, n *network.Inspect) (*Container, error) {
+// disconnected is the container without a network.
+func disconnected(c *Container, ref string, n *network.Inspect) (*Container, error) {
 	name := ref
 	if n != nil {
 		name = n.Name
@@ -272,6 +307,20 @@ func Disconnected(c *Container, ref string, n *network.Inspect) (*Container, err
 	}
 	delete(out.Networks, name)
 	return &out, nil
+}
+
+// Placed is the container where the network has put it. It remembers the IDs of its networks when it has ended.
+func (c *Container) Placed(s engine.Sandbox) *Container {
+	n := *c
+	n.State.Sandbox, n.Networks = s, maps.Clone(c.Networks)
+	for _, p := range s.Endpoints {
+		if old := n.Networks[p.Network]; old != nil && old.NetworkID != p.NetworkID {
+			e := old.Copy()
+			e.NetworkID = p.NetworkID
+			n.Networks[p.Network] = e
+		}
+	}
+	return &n
 }
 
 // endpoints is the container's places as `inspect` and `ps` show them.

@@ -45,7 +45,7 @@ func TestRefusals(t *testing.T) {
 		{"predefined", network.CreateRequest{Name: "none"}, errdefs.IsPermissionDenied, "operation is not permitted on predefined none network "},
 		{"taken", network.CreateRequest{Name: "there"}, errdefs.IsConflict, "network with name there already exists"},
 		{"a second host network", network.CreateRequest{Name: "a", Driver: "host"}, errdefs.IsPermissionDenied, `only one instance of "host" network is allowed`},
-		{"overlay", network.CreateRequest{Name: "a", Driver: "overlay"}, errdefs.IsNotImplemented, "creating an overlay network is not supported: it is not implemented by Shoal yet"},
+		{"overlay", network.CreateRequest{Name: "a", Driver: "overlay"}, errdefs.IsInvalidArgument, "a network of the driver overlay is the swarm's, not one host's"},
 		{"macvlan", network.CreateRequest{Name: "a", Driver: "macvlan"}, errdefs.IsNotImplemented, "macvlan"},
 		{"unknown driver", network.CreateRequest{Name: "a", Driver: "rex"}, errdefs.IsNotFound, "could not find plugin rex in v1 plugin registry: plugin not found"},
 		{"unknown IPAM driver", network.CreateRequest{Name: "a", IPAM: &network.IPAM{Driver: "rex"}}, errdefs.IsInvalidArgument, `invalid ipam driver: "rex"`},

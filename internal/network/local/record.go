@@ -142,7 +142,7 @@ func parse(id string, r network.CreateRequest, now time.Time) (Network, error) {
 	case r.Driver == "host" || r.Driver == "null":
 		return n, forbidden("only one instance of %q network is allowed", r.Driver)
 	case r.Driver == "overlay" || r.Scope == "swarm" || r.Ingress:
-		return n, absent("creating an overlay network is not supported: it is not implemented by Shoal yet")
+		return n, invalid("a network of the driver overlay is the swarm's, not one host's")
 	case r.Driver == "macvlan" || r.Driver == "ipvlan":
 		return n, absent("creating a network of the driver %s is not supported: it is not implemented by Shoal yet", r.Driver)
 	case r.Driver != "" && r.Driver != "bridge" && r.Driver != "default":

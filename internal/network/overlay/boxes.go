@@ -41,8 +41,12 @@ type box struct {
 	Ports     []engine.PublishedPort `json:",omitempty"` // what Asked got
 	Resolvers []netip.Addr           `json:",omitempty"`
 
-	left    []string     // the host's ends of interfaces that are to go
-	session *dns.Session // nil if it gets no answers for names
+	left       []string // the host's ends of interfaces that are to go
+	leftInside []string // and the container's ends, of interfaces whose other end is in a network's own namespace
+
+	vips    []network.VIP // that its namespace has
+	virtual bool          // vips is known
+	session *dns.Session  // nil if it gets no answers for names
 }
 
 // endpoint is a container's place on a network. boxes.mu guards what changes of it.
@@ -61,10 +65,11 @@ type endpoint struct {
 
 // boxes are all containers' networks.
 type boxes struct {
-	cfg   Config
-	host  *space
-	nl    *netlink.Handle
-	names *dns.Server
+	cfg      Config
+	host     *space
+	nl       *netlink.Handle
+	names    *dns.Server
+	segments *segments
 
 	mu     sync.Mutex
 	nets   *local.Book
@@ -74,9 +79,9 @@ type boxes struct {
 }
 
 // loadBoxes reads what is known from before.
-func loadBoxes(cfg Config, subnet netip.Prefix, host *space, nl *netlink.Handle) (*boxes, error) {
+func loadBoxes(cfg Config, subnet netip.Prefix, host *space, nl *netlink.Handle, s *segments) (*boxes, error) {
 	b := &boxes{
-		cfg: cfg, host: host, nl: nl, names: dns.New(dns.Config{Log: cfg.Log}), byID: map[string]*box{},
+		cfg: cfg, host: host, nl: nl, names: dns.New(dns.Config{Log: cfg.Log}), segments: s, byID: map[string]*box{},
 		nets: local.NewBook(cfg.HostID, subnet, cfg.BridgeName),
 	}
 	if err := b.loadNetworks(); err != nil {
@@ -156,7 +161,7 @@ func (p *endpoint) shown() engine.Endpoint {
 		ID: p.ID, NetworkID: p.NetworkID, Network: p.net.Name, Driver: p.net.Driver, Interface: p.Inside, Addr: p.Addr, Bits: p.net.Subnet().Bits(),
 		MAC: p.MAC.String(), Internal: p.net.Internal, Names: slices.Clone(p.Names), Priority: p.Priority,
 	}
-	if !p.net.Internal {
+	if !p.net.Internal && !p.net.OfSwarm() { // these lead to their tasks only: the way out is the network bridge
 		e.Gateway = p.net.Gateway()
 	}
 	return e
@@ -274,7 +279,11 @@ func (b *boxes) place(x *box, a engine.Attachment) error {
 	for _, p := range had {
 		if !slices.Contains(now, p) {
 			b.nets.Leave(p.NetworkID, p.ID)
-			x.left = append(x.left, p.Outside)
+			if p.net.OfSwarm() {
+				x.leftInside = append(x.leftInside, p.Inside)
+			} else {
+				x.left = append(x.left, p.Outside)
+			}
 		}
 	}
 	for i, r := range want {

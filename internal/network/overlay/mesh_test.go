@@ -167,7 +167,7 @@ func TestUploadThroughAnotherNode(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if got := segment(t, c.Conn); got > 1410 { // the tunnel's MTU less the headers
+		if got := segmentSize(t, c.Conn); got > 1410 { // the tunnel's MTU less the headers
 			t.Errorf("%s sends segments of %d bytes", name, got)
 		}
 		start := time.Now()
@@ -187,7 +187,7 @@ func TestUploadThroughAnotherNode(t *testing.T) {
 }
 
 // segment is the size of the segments that the connection sends.
-func segment(t *testing.T, c net.Conn) (size int) {
+func segmentSize(t *testing.T, c net.Conn) (size int) {
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err == nil {
 		_ = raw.Control(func(fd uintptr) { size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) })

@@ -174,12 +174,13 @@ func (b *boxes) silence() {
 	}
 }
 
-// renew makes the table of names anew: it follows from who is on which network. b.mu is held.
+// renew makes the table of names anew: it follows from who is on which network of the host, and from what the swarm says
+// of its own. b.mu is held.
 func (b *boxes) renew() {
-	var list []dns.Record
+	list := b.segments.names()
 	for _, x := range b.byID {
 		for _, p := range x.Endpoints {
-			if p.net.Named() {
+			if p.net.Named() && !p.net.OfSwarm() {
 				list = append(list, dns.Record{Network: p.NetworkID, NetworkName: p.net.Name, Names: p.Names, Addrs: []netip.Addr{p.Addr}})
 			}
 		}

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	mdns "github.com/miekg/dns"
 	apinetwork "github.com/moby/moby/api/types/network"
 
@@ -169,11 +171,62 @@ func TestNames(t *testing.T) {
 	if got := resolve(two.space, "udp", "www", mdns.TypeA); got != "NOERROR "+two.addr.String() {
 		t.Errorf("after its end: %q", got)
 	}
+	_, err = h.k.Attach(t.Context(), "short", called("front", "short"))
+	l.must(err)
+	outside := h.k.boxes.byID["short"].Endpoints[0].Outside
+	l.must(h.k.Detach(t.Context(), "short"))
+	l.eventually("nothing of ours keeps a namespace", func() bool { return !strings.Contains(l.sh(h.space, "ip", "link"), outside) })
+
 	if sb, err := h.k.Attach(t.Context(), "plain", at("bridge", "front")); err != nil || !sb.Names {
 		t.Errorf("%+v, %v", sb, err)
 	}
 	if got := resolve(plain.space, "udp", "two", mdns.TypeA); got != "NOERROR "+two.addr.String() {
 		t.Errorf("from the bridge and another network: %q", got)
+	}
+}
+
+// TestAtOnce makes and removes networks and containers on them, which find each other, all at the same time.
+func TestAtOnce(t *testing.T) {
+	l := newLab(t, 1)
+	k := l.hosts[0].k
+	var all sync.WaitGroup
+	for i := range 6 {
+		all.Go(func() {
+			name := fmt.Sprint("net", i)
+			for range 3 {
+				if _, err := k.CreateNetwork(t.Context(), apinetwork.CreateRequest{Name: name}); err != nil {
+					t.Error(err)
+					return
+				}
+				a, err := k.Attach(t.Context(), name+"a", called(name, "a"))
+				b, berr := k.Attach(t.Context(), name+"b", called(name, "b"))
+				if err = errors.Join(err, berr); err != nil {
+					t.Error(err)
+					return
+				}
+				s, err := openSpace(b.NetNS)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got := resolve(s, "udp", "a", mdns.TypeA); got != "NOERROR "+a.Endpoints[0].Addr.String() {
+					t.Errorf("%s: %q", name, got)
+				}
+				if _, err := k.RemoveNetwork(t.Context(), name); !errdefs.IsPermissionDenied(err) {
+					t.Errorf("%s is removed while used: %v", name, err)
+				}
+				if err := errors.Join(s.close(), k.Repair(t.Context()), k.Detach(t.Context(), name+"a"), k.Detach(t.Context(), name+"b")); err != nil {
+					t.Error(err)
+				}
+				if _, err := k.RemoveNetwork(t.Context(), name); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got := k.LocalNetworks(); len(got) != 3 {
+		t.Errorf("left: %+v", got)
 	}
 }
 

@@ -45,7 +45,7 @@ func (k *Kernel) CreateNetwork(ctx context.Context, r apinetwork.CreateRequest) 
 	}
 	if k.want != nil && k.want.Ingress != nil {
 		taken.Swarm = append(taken.Swarm, k.want.Ingress.Subnet)
-	}
+	} // the book has the other networks of the swarm that are on this host
 	n, err := k.boxes.makeNetwork(r, taken, func(n local.Network) error {
 		if _, err := k.nl.LinkByName(n.BridgeName()); err == nil {
 			return errdefs.ErrPermissionDenied.WithMessage(fmt.Sprintf("cannot create network %s (%s): the host has an interface of that name", n.ID, n.BridgeName()))
@@ -145,7 +145,9 @@ func (b *boxes) loadNetworks() error {
 		if err := json.Unmarshal(data, &n); err != nil || n.ID != f.Name() {
 			return fmt.Errorf("the record of a network in %s cannot be read: restore or remove it", path)
 		}
-		if err := b.nets.Add(n); err != nil {
+		if n.OfSwarm() {
+			b.nets.PutOverlay(n)
+		} else if err := b.nets.Add(n); err != nil {
 			return fmt.Errorf("the record of a network in %s: %w", path, err)
 		}
 	}
@@ -204,7 +206,7 @@ func (b *boxes) networks() []local.Network {
 	defer b.mu.Unlock()
 	var out []local.Network
 	for _, n := range b.nets.All() {
-		if n.Subnet().IsValid() {
+		if n.Subnet().IsValid() && !n.OfSwarm() {
 			out = append(out, n)
 		}
 	}

@@ -59,6 +59,8 @@ type Kernel struct {
 	table *balance.Table
 	boxes *boxes
 
+	segments segments
+
 	mu     sync.Mutex
 	subnet netip.Prefix // of the bridge, masked
 	want   *network.Desired
@@ -95,7 +97,10 @@ func Open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 	if k.subnet, err = k.chooseSubnet(); err != nil {
 		return nil, err
 	}
-	if k.boxes, err = loadBoxes(cfg, k.subnet, k.host, k.nl); err != nil {
+	if k.boxes, err = loadBoxes(cfg, k.subnet, k.host, k.nl, &k.segments); err != nil {
+		return nil, err
+	}
+	if err = k.loadSegments(); err != nil {
 		return nil, err
 	}
 	k.mu.Lock()
@@ -135,7 +140,7 @@ func (k *Kernel) Apply(ctx context.Context, d network.Desired) error {
 	case k.have == nil:
 		return k.reconcile(ctx)
 	case was != nil && was.Self == d.Self && was.Ingress.Equal(d.Ingress):
-		return k.bad
+		return errors.Join(k.bad, k.applyOverlays(ctx, false))
 	}
 	want, bad := meshOf(d)
 	if err := k.apply(ctx, want, k.have); err != nil {
@@ -143,7 +148,7 @@ func (k *Kernel) Apply(ctx context.Context, d network.Desired) error {
 		return err
 	}
 	k.bad = bad
-	return bad
+	return errors.Join(bad, k.applyOverlays(ctx, false))
 }
 
 // Repair compares the whole kernel with what is desired, and puts right what differs.
@@ -191,6 +196,9 @@ func (k *Kernel) Close() error {
 	if k.table != nil {
 		errs = append(errs, k.table.Close())
 	}
+	for _, g := range k.segments.all() {
+		g.close()
+	}
 	if k.nl != nil {
 		k.nl.Close()
 	}
@@ -207,7 +215,7 @@ func (k *Kernel) Down(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.want, k.have = nil, nil
-	errs := []error{k.table.Remove(ctx), k.removeMesh(), k.boxes.clear()}
+	errs := []error{k.table.Remove(ctx), k.removeMesh(), k.boxes.clear(), k.clearSegments()}
 	for _, n := range k.boxes.networks() {
 		errs = append(errs, k.removeLink(n.BridgeName()))
 	}
@@ -251,7 +259,7 @@ func (k *Kernel) reconcile(ctx context.Context) error {
 		return err
 	}
 	k.bad = bad
-	return bad
+	return errors.Join(bad, k.applyOverlays(ctx, true))
 }
 
 // apply goes from have to want: first what traffic needs to arrive, then the rules that send it, then what no rule

@@ -21,6 +21,7 @@ func (b *boxes) plug(x *box) error {
 		if err := makeSpace(path, setUpInside); err != nil {
 			return err
 		}
+		x.virtual = false
 	}
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -40,10 +41,21 @@ func (b *boxes) plug(x *box) error {
 		}
 	}
 	x.left = nil
+	for _, name := range x.leftInside {
+		if l, err := in.LinkByName(name); err == nil {
+			if err := in.LinkDel(l); err != nil {
+				return fmt.Errorf("remove interface %s: %w", name, err)
+			}
+		}
+	}
+	x.leftInside = nil
 	for _, p := range x.Endpoints {
 		if err := b.plugOne(x, p, ns, in); err != nil {
 			return fmt.Errorf("network %s: %w", p.net.Name, err)
 		}
+	}
+	if err := b.setVirtual(x); err != nil {
+		return err
 	}
 	if err := b.route(x, in); err != nil {
 		return err
@@ -53,6 +65,9 @@ func (b *boxes) plug(x *box) error {
 
 // plugOne makes whatever is missing of one endpoint.
 func (b *boxes) plugOne(x *box, p *endpoint, ns netns.NsHandle, in *netlink.Handle) error {
+	if p.net.OfSwarm() {
+		return b.plugOverlay(x, p, ns, in)
+	}
 	inside, err := in.LinkByName(p.Inside)
 	if isNotFound(err) {
 		if err = b.connect(p, ns); err == nil {
@@ -321,6 +336,9 @@ func (b *boxes) repairOne(x *box, o outside, note func(string, ...any)) error {
 	b.mu.Unlock()
 	plugged := !x.named() || x.session != nil
 	for _, p := range x.Endpoints {
+		if p.net.OfSwarm() {
+			continue // its network looks after it
+		}
 		plugged = plugged && o.master[p.Outside] == o.index[p.net.BridgeName()]
 	}
 	if home := x.home(); x.Ingress.IsValid() && home != nil {
