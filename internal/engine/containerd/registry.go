@@ -24,7 +24,7 @@ import (
 
 // registries says how to reach registries: over which addresses, and how far they are trusted.
 type registries struct {
-	mu       sync.RWMutex    // guards the next three
+	mu       *sync.RWMutex   // guards the next three
 	hosts    map[string]bool // insecure, HOST:PORT
 	networks []netip.Prefix  // insecure
 	mirrors  []*url.URL      // of docker.io
@@ -35,7 +35,7 @@ type registries struct {
 }
 
 func newRegistries(c *Config) (*registries, error) {
-	r := &registries{hosts: map[string]bool{}, certs: c.CertsDirs, stall: engine.StallTime, strict: docker.DefaultHTTPTransport(nil),
+	r := &registries{mu: new(sync.RWMutex), hosts: map[string]bool{}, certs: c.CertsDirs, stall: engine.StallTime, strict: docker.DefaultHTTPTransport(nil),
 		lax: docker.DefaultHTTPTransport(&tls.Config{InsecureSkipVerify: true})}
 	for _, s := range append([]string{"127.0.0.0/8", "::1/128"}, c.InsecureRegistries...) {
 		if p, err := netip.ParsePrefix(s); err == nil {
