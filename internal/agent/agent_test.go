@@ -280,7 +280,7 @@ func TestFaultsOfTheEngine(t *testing.T) {
 			b := newBench(t)
 			b.agent()
 			first := true
-			b.eng.fail = func(m, n string) error {
+			b.eng.faults(func(m, n string) error {
 				if m == "Create" && first {
 					first = false
 					c := &fakeContainer{id: "lost", changed: make(chan struct{})}
@@ -290,7 +290,7 @@ func TestFaultsOfTheEngine(t *testing.T) {
 					return away
 				}
 				return nil
-			}
+			})
 			b.create(newTask("a", 0))
 			if st := b.await("a", swarm.TaskStateRunning); st.ContainerStatus.ContainerID != "lost" {
 				t.Errorf("status %+v", st.ContainerStatus)

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"path"
 	"runtime"
 	"time"
 
@@ -63,10 +64,18 @@ func (a *api) swarmInfo(ctx context.Context) swarm.Info {
 }
 
 func (a *api) version(c *call) error {
-	var kernel string
+	var host system.Info
 	if a.Host != nil {
-		if i, err := a.Host.Info(c.Context()); err == nil {
-			kernel = i.KernelVersion
+		// What the machine does not tell is left out: a client asks for the version first of all.
+		host, _ = a.Host.Info(c.Context())
+	}
+	kernel := host.KernelVersion
+	var parts []system.ComponentVersion
+	for _, p := range []struct{ name, version string }{
+		{"containerd", host.ContainerdCommit.ID}, {host.DefaultRuntime, host.RuncCommit.ID}, {host.InitBinary, host.InitCommit.ID},
+	} {
+		if p.name != "" && p.version != "" {
+			parts = append(parts, system.ComponentVersion{Name: path.Base(p.name), Version: p.version})
 		}
 	}
 	return c.reply(http.StatusOK, system.VersionResponse{
@@ -78,7 +87,7 @@ func (a *api) version(c *call) error {
 		Arch:          runtime.GOARCH,
 		GoVersion:     runtime.Version(),
 		KernelVersion: kernel,
-		Components: []system.ComponentVersion{{
+		Components: append([]system.ComponentVersion{{
 			Name:    "Engine",
 			Version: a.Version,
 			Details: map[string]string{
@@ -90,7 +99,7 @@ func (a *api) version(c *call) error {
 				"KernelVersion": kernel,
 				"Experimental":  "false",
 			},
-		}},
+		}}, parts...),
 	})
 }
 
