@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
@@ -23,6 +24,7 @@ func (a *api) systemRoutes() []route {
 		get("/info", a.info),
 		get("/system/df", a.diskUsage).lasting(0),
 		get("/events", a.events).lasting(0),
+		post("/build/prune", a.pruneBuilds),
 	}
 }
 
@@ -126,4 +128,9 @@ func (a *api) info(c *call) error {
 	i.SystemTime = time.Now().Format(time.RFC3339Nano)
 	i.NGoroutines = runtime.NumGoroutine()
 	return c.reply(http.StatusOK, i)
+}
+
+// pruneBuilds finds nothing: there is no build cache. Older clients ask for it in every `system prune`.
+func (a *api) pruneBuilds(c *call) error {
+	return c.reply(http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }

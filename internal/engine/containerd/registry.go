@@ -151,16 +151,16 @@ func (r *registries) own(host string, auth *registry.AuthConfig, refreshed docke
 // transport is how requests to a host travel. One that is insecure may speak TLS that nobody vouches for, or none.
 func (r *registries) transport(host string) (http.RoundTripper, error) {
 	if r.insecure(host) {
-		return docker.NewHTTPFallback(patient{r.lax, r.stall}), nil
+		return checked{docker.NewHTTPFallback(patient{r.lax, r.stall}), nil}, nil
 	}
 	c, err := hostTLS(r.certs, host)
 	if err != nil {
 		return nil, ledger.Errorf(errdefs.ErrFailedPrecondition, "certificates of the registry %s: %s", host, err)
 	}
 	if c == nil {
-		return patient{r.strict, r.stall}, nil
+		return checked{patient{r.strict, r.stall}, r.certs}, nil
 	}
-	return patient{docker.DefaultHTTPTransport(c), r.stall}, nil
+	return checked{patient{docker.DefaultHTTPTransport(c), r.stall}, r.certs}, nil
 }
 
 // do sends a request to a registry, with whatever credentials it asks for. The answer is not necessarily a success.
