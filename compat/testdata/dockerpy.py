@@ -74,7 +74,7 @@ def containers(c):
     except docker.errors.ContainerError as e:
         assert e.exit_status == 3 and e.stderr == b"no\n", (e.exit_status, e.stderr)
     k = c.containers.run(
-        "busybox", ["sh", "-c", "echo up; trap 'exit 5' TERM; while :; do sleep 0.1; done"], name="job", detach=True,
+        "busybox", ["sh", "-c", "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done"], name="job", detach=True,
         environment={"A": "b"}, labels={"tier": "back"}, mem_limit="64m", ports={"80/tcp": ("127.0.0.1", 8080)}, cap_add=["NET_ADMIN"])
     until("the first line", lambda: k.logs() == b"up\n")
     k.reload()
@@ -118,6 +118,7 @@ def containers(c):
     assert c.containers.run("kept:1", ["cat", "/tmp/in"], remove=True) == b"given"
     c.images.remove(made.id, force=True)
     k.restart(timeout=5)
+    until("the second run's line", lambda: k.logs() == b"up\nup\n")
     k.stop(timeout=5)
     assert k.wait()["StatusCode"] == 5
     refused(k.kill, docker.errors.APIError, "is not running")
@@ -136,7 +137,7 @@ def containers(c):
     tty.resize(20, 80) if tty.status == "running" else None
     tty.wait()
     tty.remove()
-    assert c.containers.prune()["ContainersDeleted"] is None
+    assert not c.containers.prune()["ContainersDeleted"]
 
 
 def volumes(c):
