@@ -59,11 +59,7 @@ func (l *lab) hostile(t *testing.T, spoil func(w http.ResponseWriter, r *http.Re
 // withStall lets registries be silent for d only.
 func (l *lab) withStall(t *testing.T, d time.Duration) {
 	t.Helper()
-	saved := l.engine.registries
-	own := *saved
-	own.stall = d
-	l.engine.registries = &own
-	t.Cleanup(func() { l.engine.registries = saved })
+	l.with(t, func(r *registries) { r.stall = d })
 }
 
 // traces is what a transfer may leave behind.

@@ -155,7 +155,7 @@ func (r *registries) transport(host string) (http.RoundTripper, error) {
 	}
 	c, err := hostTLS(r.certs, host)
 	if err != nil {
-		return nil, ledger.Errorf(errdefs.ErrFailedPrecondition, "certificates of the registry %s: %s", host, err)
+		return nil, ledger.Errorf(errdefs.ErrUnavailable, "certificates of the registry %s: %s", host, err)
 	}
 	if c == nil {
 		return checked{patient{r.strict, r.stall}, r.certs}, nil
