@@ -11,7 +11,6 @@ POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
 POST   /build                           building an image
-POST   /build/prune                     removing the build cache
 POST   /build/cancel                    stopping a build
 POST   /session                         a build session
 POST   /grpc                            a build session

@@ -285,6 +285,14 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
+// TestBuildPrune is what older clients ask for in every system prune.
+func TestBuildPrune(t *testing.T) {
+	w := ask(t, handler(apitest.NewEngine(), apitest.NewSwarm()), "POST", "/v1.50/build/prune?all=1", "", "")
+	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"CachesDeleted":[],"SpaceReclaimed":0}` {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestPing(t *testing.T) {
 	for name, c := range map[string]struct {
 		active, worker bool
