@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -178,11 +179,7 @@ func TestTheSurvivorsSwarmHasEveryRecordAndOneManager(t *testing.T) {
 		}
 	}
 	// The manager that was given up gets a worker's certificate if it asks, and the survivor goes on taking changes.
-	_, csr, err := pki.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r, err := alone.reissue(renewRequest{NodeID: "m2", CSR: csr}); err != nil || r.Role != swarm.NodeRoleWorker {
+	if r, err := alone.reissue(renewRequest{NodeID: "m2", CSR: request(t)}); err != nil || r.Role != swarm.NodeRoleWorker {
 		t.Errorf("m2 asks for a certificate: %s, %v", r.Role, err)
 	}
 	if _, err := alone.store.Update(t.Context(), func(tx *store.Tx) error {
@@ -193,6 +190,75 @@ func TestTheSurvivorsSwarmHasEveryRecordAndOneManager(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestARestoredSwarmHasEveryRecordAndANewManager(t *testing.T) {
+	m := foundSwarm(t)
+	before := records(m.manager)
+	var file bytes.Buffer
+	if err := m.store.Snapshot().Backup(&file); err != nil {
+		t.Fatal(err)
+	}
+	m.stop()
+	backup, err := store.ReadBackup(&file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := (&Node{}).initState(&swarm.InitRequest{ListenAddr: "127.0.0.1:0", AdvertiseAddr: "127.0.0.3:2399"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := restored(t.Context(), st, backup, swarm.NodeDescription{Hostname: "node9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id.NodeID != st.NodeID || id.SwarmID != "sw" || id.Role != swarm.NodeRoleManager || st.Bootstrap {
+		t.Errorf("the new manager's certificate is of %+v", id.Peer)
+	}
+	dir := t.TempDir()
+	if err := consensus.Seed(consensus.Config{
+		Dir: filepath.Join(dir, "raft"), NodeID: st.NodeID, Addr: st.AdvertiseAddr, Key: st.RaftKey, Log: m.n.log,
+	}, backup); err != nil {
+		t.Fatal(err)
+	}
+	next := openTestManager(t, dir, st, id)
+	if err := next.waitToLead(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.catchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(before, records(next.manager), addrs, prefixes); d != "" {
+		t.Errorf("records changed:\n%s", d)
+	}
+	if next.epoch() != 2 {
+		t.Errorf("epoch %d", next.epoch())
+	}
+	if n := next.node(t, st.NodeID); n.ManagerStatus == nil || n.ManagerStatus.Addr != "127.0.0.3:2399" || n.Description.Hostname != "node9" {
+		t.Errorf("the new manager's record is %+v", n)
+	}
+	for _, id := range []string{"m1", "m2", "w1"} {
+		if n := next.node(t, id); n.Spec.Role != swarm.NodeRoleWorker || n.ManagerStatus != nil {
+			t.Errorf("%s is %+v", id, n)
+		}
+	}
+	// The swarm takes changes, and its tokens are good.
+	if _, err := next.issue(t.Context(), &joinRequest{Token: next.store.Snapshot().Swarm().JoinTokens.Worker, AdvertiseAddr: "198.51.100.9:2377", CSR: request(t)}); err != nil {
+		t.Error(err)
+	}
+	empty := store.New()
+	if _, err := restored(t.Context(), st, empty, swarm.NodeDescription{}); err == nil || !strings.Contains(err.Error(), "the backup has no swarm") {
+		t.Errorf("a backup of nothing: %v", err)
+	}
+}
+
+func request(t *testing.T) []byte {
+	t.Helper()
+	_, csr, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return csr
 }
 
 func TestASwarmThatDecidesIsNotCut(t *testing.T) {
