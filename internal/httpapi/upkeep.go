@@ -17,6 +17,9 @@ const MaxBackup = 2 << 30
 
 // Upkeep is what keeps a swarm alive.
 type Upkeep interface {
+	// Health asks every manager how it is and waits for none longer than a few seconds; it needs no leader and no
+	// majority. Unavailable on a node that is no manager.
+	Health(ctx context.Context) (*SwarmHealth, error)
 	// Backup writes all of the swarm's records, keys and secrets included, from this manager's replica. What fails
 	// before anything was written is of the classes of [Control]; an error after that leaves a backup that is refused.
 	Backup(ctx context.Context, w io.Writer) error
@@ -31,16 +34,25 @@ type RestoreRequest struct{ ListenAddr, AdvertiseAddr, DataPathAddr string }
 func (a *api) upkeepRoutes() []route {
 	own := func(h func(*call) error) func(*call) error {
 		return func(c *call) error {
-			if err := need(a.Upkeep != nil, "backups"); err != nil {
+			if err := need(a.Upkeep != nil, "swarms"); err != nil {
 				return err
 			}
 			return h(c)
 		}
 	}
 	return []route{
+		get("/shoal/v1/swarm/health", own(a.swarmHealth)),
 		get("/shoal/v1/swarm/backup", own(a.backupSwarm)).lasting(0),
 		post("/shoal/v1/swarm/restore", own(a.restoreSwarm)).lasting(MembershipTime),
 	}
+}
+
+func (a *api) swarmHealth(c *call) error {
+	h, err := a.Upkeep.Health(c.Context())
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, h)
 }
 
 const backupType = "application/vnd.shoal.backup"

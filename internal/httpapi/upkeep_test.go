@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,23 @@ import (
 )
 
 const backupType = "application/vnd.shoal.backup"
+
+func TestHealth(t *testing.T) {
+	sw := apitest.NewSwarm()
+	h := handler(apitest.NewEngine(), sw)
+	if w := ask(t, h, "GET", "/shoal/v1/swarm/health", "", ""); w.Code != 503 || !strings.Contains(messageOf(t, w), "not a swarm manager") {
+		t.Errorf("on a node in no swarm: %d %s", w.Code, w.Body)
+	}
+	sw.Active = true
+	w := ask(t, h, "GET", "/shoal/v1/swarm/health", "", "")
+	var got httpapi.SwarmHealth
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 || got.Status != httpapi.StatusOK || len(got.Managers) != 1 || !got.Managers[0].Leader {
+		t.Errorf("%d %v: %s", w.Code, err, w.Body)
+	}
+	if w := ask(t, httpapi.New(httpapi.Config{}), "GET", "/shoal/v1/swarm/health", "", ""); w.Code != 501 {
+		t.Errorf("without a backend: %d", w.Code)
+	}
+}
 
 func TestBackupAndRestore(t *testing.T) {
 	sw := apitest.NewSwarm()

@@ -1,6 +1,6 @@
-// Package upkeep adds Shoal's own commands to `swarm`: backup and restore.
+// Package upkeep adds Shoal's own commands to `swarm`: backup, restore and health.
 //
-// It decides how a backup lies on the client's disk. It never looks into one beyond its digest: what the records mean
+// It decides how a backup lies on the client's disk and how a swarm's health is printed. It never looks into one beyond its digest: what the records mean
 // is the daemon's part.
 package upkeep
 
@@ -22,7 +22,7 @@ import (
 func AddCommands(root *cobra.Command, cli command.Cli) {
 	for _, c := range root.Commands() {
 		if c.Name() == "swarm" {
-			c.AddCommand(newBackupCommand(cli), newRestoreCommand(cli))
+			c.AddCommand(newBackupCommand(cli), newRestoreCommand(cli), newHealthCommand(cli))
 		}
 	}
 }
