@@ -265,7 +265,11 @@ func (c *Control) RemoveNetwork(ctx context.Context, ref string) error {
 			}
 		}
 		for t := range store.List[*cluster.Task](tx.Snapshot) {
-			// One that is stopping gives its node's part of the network back when it has ended.
+			// One that is stopping, or is about to because its service is gone, gives its node's part of the network back
+			// when it has ended.
+			if _, serves := store.Get[*cluster.Service](tx.Snapshot, t.ServiceID); t.ServiceID != "" && !serves {
+				continue
+			}
 			if t.WantsToRun() && !t.Ended() && t.Address(n.ID).IsValid() {
 				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s is in use by task %s", n.ID, t.ID))
 			}

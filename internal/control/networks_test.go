@@ -190,14 +190,20 @@ func TestRefusedNetworks(t *testing.T) {
 	if s.Index() != before {
 		t.Errorf("a refusal changed something")
 	}
-	// A service that is gone leaves its network removable once its tasks are to go, too.
+	// A service that is gone leaves its network removable, although the planners have not told its tasks yet. Another
+	// service's task that still has what an update took from it keeps the network until it is to go.
+	other := mustCreate(t, c, spec("other", 1))
 	if err := c.RemoveService(t.Context(), "web"); err != nil {
 		t.Fatal(err)
 	}
+	orphan := &cluster.Task{}
+	orphan.ID, orphan.ServiceID, orphan.NodeID, orphan.Status.State, orphan.DesiredState = "orphan", web, "node1id", swarm.TaskStateRunning, swarm.TaskStateRunning
+	orphan.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: id}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.4/24")}}}
 	task := &cluster.Task{}
+	task.ServiceID = other
 	task.ID, task.NodeID, task.Status.State, task.DesiredState = "t", "node1id", swarm.TaskStateRunning, swarm.TaskStateRunning
 	task.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: id}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/24")}}}
-	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(task)); return nil }); err != nil {
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(task)); tx.Write(store.Create(orphan)); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.RemoveNetwork(t.Context(), "a"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "in use by task t") {
