@@ -9,7 +9,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # What is needed beside Go: the command that tells whether it is there, and Debian's package that brings it.
-PREREQS = runc:runc nft:nftables ip:iproute2 busybox:busybox-static curl:curl
+PREREQS = runc:runc nft:nftables ip:iproute2 busybox:busybox-static curl:curl docker-compose:docker-compose /usr/lib/python3/dist-packages/docker/__init__.py:python3-docker
 
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
 LDFLAGS = -s -w -X main.version=$(VERSION)
@@ -23,14 +23,14 @@ PREFIX  ?= /usr/local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help prereqs build images lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test bench install clean
+.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test bench install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-prereqs: ## install runc, nft, ip, busybox and curl from Debian if they are missing
+prereqs: ## install what is missing of runc, nft, ip, busybox, curl and the tests' clients from Debian
 	@missing=; \
-	for p in $(PREREQS); do command -v $${p%%:*} >/dev/null 2>&1 || missing="$$missing $${p##*:}"; done; \
+	for p in $(PREREQS); do command -v $${p%%:*} >/dev/null 2>&1 || [ -e $${p%%:*} ] || missing="$$missing $${p##*:}"; done; \
 	[ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || case "$$missing" in *busybox-static*) ;; *) missing="$$missing busybox-static";; esac; \
 	[ -n "$$missing" ] || exit 0; \
 	if ! command -v apt-get >/dev/null 2>&1; then \
@@ -98,7 +98,14 @@ check: ## format, vet, lint, layers and unit tests, without a lab
 		*) echo "$$out"; exit 1;; esac
 	go run ./lab/cmd/testrun -short -skip ./lab
 
-test: prereqs build images ## every test, the lab's among them (they need root)
+# Other people's clients, at the versions that go.mod and compat/compose/go.mod name. docker/cli has no go.mod, so that
+# go takes it for older than it is. Compose takes a minute or two, the first time.
+clients: ## the stock docker client and Compose, into bin/clients
+	@mkdir -p bin/clients
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -gcflags=github.com/docker/cli/cmd/docker=-lang=go1.26 -o bin/clients/docker github.com/docker/cli/cmd/docker
+	CGO_ENABLED=0 go build -C compat/compose -trimpath -buildvcs=false -o $(CURDIR)/bin/clients/compose github.com/docker/compose/v2/cmd
+
+test: prereqs build images clients ## every test, the lab's among them (they need root)
 	go run ./lab/cmd/testrun -race
 
 bench: prereqs build images ## the figures of bench/README.md, on the lab

@@ -44,7 +44,7 @@ require github.com/docker/distribution v2.8.3+incompatible // indirect
 
 require github.com/docker/docker-credential-helpers v0.9.9 // indirect
 
-require github.com/docker/go-connections v0.8.2 // indirect
+require github.com/docker/go-connections v0.8.2
 
 require github.com/docker/go-units v0.5.0
 

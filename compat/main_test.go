@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -75,22 +74,15 @@ func solo(t *testing.T, l *lab.Lab, settings map[string]any) *lab.Solo {
 	return s
 }
 
-// pinned builds the stock docker client of the module that shoal is built on.
-var pinned = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "docker-cli")
-	if err != nil {
-		return "", err
+// built returns a client that make clients builds from its own module.
+func built(t *testing.T, l *lab.Lab, name string) string {
+	t.Helper()
+	path := filepath.Join(l.Root, "bin", "clients", name)
+	if _, err := os.Stat(path); err != nil {
+		unable(t, "%v (make clients builds it)", err)
 	}
-	path := filepath.Join(dir, "docker")
-	// docker/cli has no go.mod, so that go takes it for older than it is.
-	const main = "github.com/docker/cli/cmd/docker"
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-gcflags="+main+"=-lang=go1.26", "-o", path, main)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w: %s", main, err, out)
-	}
-	return path, nil
-})
+	return path
+}
 
 // TestDocker runs the scripts of testdata/docker with three clients, each against a daemon of its own, and compares
 // what ours and the stock one of the same version print and how they end.
@@ -105,11 +97,7 @@ func TestDocker(t *testing.T) {
 			ours, stock := filepath.Join(t.TempDir(), "ours"), filepath.Join(t.TempDir(), "stock")
 			t.Run("shoal", func(t *testing.T) { play(t, l, script, filepath.Join(l.Root, "bin", "shoal"), ours) })
 			t.Run("docker", func(t *testing.T) {
-				client, err := pinned()
-				if err != nil {
-					t.Fatal(err)
-				}
-				play(t, l, script, client, stock)
+				play(t, l, script, built(t, l, "docker"), stock)
 			})
 			t.Run("same", func(t *testing.T) { compare(t, ours, stock) })
 			t.Run("older docker", func(t *testing.T) {
@@ -142,7 +130,7 @@ func play(t *testing.T, l *lab.Lab, script, client, file string) {
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Vars = append(e.Vars, "GORACE=atexit_sleep_ms=0", "CLI=client", "PLAIN="+client, "HOME="+home,
-				"DOCKER_HOST=unix://"+s.Socket, "REGISTRY="+s.Registry, "HOSTNAME="+s.Name, "IMAGES="+filepath.Join(l.Root, l.Images))
+				"DOCKER_HOST=unix://"+s.Socket, "SOCKET="+s.Socket, "REGISTRY="+s.Registry, "HOSTNAME="+s.Name, "IMAGES="+filepath.Join(l.Root, l.Images))
 			e.Vars = append(e.Vars, transcript.Env(client, file)...)
 			return os.Mkdir(home, 0o700)
 		},

@@ -171,7 +171,7 @@ func sessionBadRequests(w *world) {
 		{"version too old", http.MethodGet, "/v1.1/info", "", http.StatusBadRequest, "too old"},
 		{"unknown service", http.MethodGet, "/v1.51/services/nothing", "", http.StatusNotFound, "service nothing not found"},
 		{"unknown node", http.MethodGet, "/v1.51/nodes/nothing", "", http.StatusNotFound, "node nothing not found"},
-		{"not here yet", http.MethodPost, "/v1.51/configs/create", `{"Name":"c","Data":""}`, http.StatusNotImplemented, "message"},
+		{"not here", http.MethodGet, "/v1.51/plugins", "", http.StatusNotImplemented, "listing plugins is not supported"},
 	}
 	before := w.shoal(1, "service", "ls", "-q")
 	for _, tt := range tests {

@@ -29,6 +29,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
+	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
 )
 
 // version is set by the linker.
@@ -189,6 +190,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	texts := sync.OnceValue(func() *brand.Texts { return brand.New(root) })
 	wrapped := brand.NewCli(dc, texts)
 	commands.AddCommands(root, wrapped)
+	upkeep.AddCommands(root, wrapped)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 

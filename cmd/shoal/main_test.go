@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
+	"shoal.dev/shoal/compat/transcript"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/httpapi/apitest"
@@ -47,17 +47,8 @@ func TestBoth(t *testing.T) {
 func scripts(t *testing.T, dir, client string) {
 	t.Helper()
 	testscript.Run(t, testscript.Params{
-		Dir: dir,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			// status COMMAND CODE ARGS... is `! exec` that wants one exit code.
-			"status": func(ts *testscript.TestScript, _ bool, args []string) {
-				err := ts.Exec(args[0], args[2:]...)
-				var exit *exec.ExitError
-				if code := args[1]; !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != code {
-					ts.Fatalf("%v ends with %v, want exit code %s", args[2:], err, code)
-				}
-			},
-		},
+		Dir:   dir,
+		Cmds:  transcript.Commands(),
 		Setup: func(e *testscript.Env) error { return setup(e, client, nil) },
 	})
 }
@@ -90,7 +81,7 @@ func serve(e *testscript.Env, control httpapi.Control) (string, error) {
 	}
 	eng.Lines = []engine.LogLine{{Stream: "stdout", Line: []byte("use docker run\n")}, {Stream: "stderr", Line: []byte("a complaint\n")}}
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: httpapi.New(httpapi.Config{
-		Containers: eng, Images: eng, Disk: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: eng, Images: eng, Disk: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Upkeep: sw, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

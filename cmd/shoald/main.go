@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -49,23 +50,68 @@ func (l *list) Set(v string) error {
 }
 
 func run(args []string) error {
-	cfg := node.DefaultConfig()
+	c, err := load(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if c.showVersion {
+		fmt.Println("shoald version", version)
+		return nil
+	}
+	if c.validate {
+		fmt.Println("configuration OK")
+		return nil
+	}
+	var level slog.LevelVar
+	level.Set(c.Level())
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	return node.Run(ctx, c.Config, version, log, node.Reloader{Wanted: hup, Level: &level, Load: func() (node.Config, error) {
+		c, err := load(args)
+		return c.Config, err
+	}})
+}
+
+// command is what the command line asks for. The configuration is valid unless the version is asked for.
+type command struct {
+	node.Config
+	showVersion, validate bool
+}
+
+// load reads the command line, and the file that it names.
+func load(args []string) (c command, err error) {
 	const defaultFile = "/etc/shoal/daemon.json"
-	var (
-		file        string
-		showVersion bool
-		validate    bool
-	)
+	cfg := &c.Config
+	*cfg = node.DefaultConfig()
+	var file string
 	// The file is read before the flags are, so that flags win: its name is looked for first.
 	find := flag.NewFlagSet("shoald", flag.ContinueOnError)
 	define := func(fs *flag.FlagSet) {
 		fs.StringVar(&file, "config-file", defaultFile, "daemon configuration `file`")
-		fs.Var(&list{values: &cfg.Hosts}, "host", "`address` to serve the Engine API on, unix://PATH (repeatable)")
+		fs.Var(&list{values: &cfg.Hosts}, "host", "`address` to serve the Engine API on, unix://PATH or tcp://ADDRESS:PORT (repeatable)")
 		fs.Var(&list{values: &cfg.Hosts}, "H", "short for -host")
 		fs.StringVar(&cfg.DataRoot, "data-root", cfg.DataRoot, "`folder` of images, containers and the swarm's state")
 		fs.StringVar(&cfg.ExecRoot, "exec-root", cfg.ExecRoot, "`folder` of sockets and mounts; keep its path short")
 		fs.StringVar(&cfg.Pidfile, "pidfile", cfg.Pidfile, "`file` for the daemon's process ID")
 		fs.StringVar(&cfg.LogLevel, "log-level", cfg.LogLevel, "debug, info, warn or error")
+		for _, name := range []string{"debug", "D"} {
+			fs.BoolVar(&cfg.Debug, name, cfg.Debug, "log everything, whatever -log-level is")
+		}
+		fs.BoolFunc("tls", "secure the API on TCP; implied by -tlsverify; -tls=false opens it to everybody", func(v string) error {
+			on, err := strconv.ParseBool(v)
+			cfg.TLS = &on
+			return err
+		})
+		fs.BoolVar(&cfg.TLSVerify, "tlsverify", cfg.TLSVerify, "serve the API on TCP only to clients with a certificate of -tlscacert")
+		fs.StringVar(&cfg.TLSCACert, "tlscacert", cfg.TLSCACert, "`file` of the certificates that clients' are signed by, PEM")
+		fs.StringVar(&cfg.TLSCert, "tlscert", cfg.TLSCert, "`file` of the certificate for TCP, PEM")
+		fs.StringVar(&cfg.TLSKey, "tlskey", cfg.TLSKey, "`file` of its key, PEM")
 		fs.Var(&list{values: &cfg.Labels}, "label", "engine label `KEY=VALUE` (repeatable)")
 		fs.Var(&list{values: &cfg.GenericResources}, "node-generic-resource", "what the node has for tasks to reserve, `KIND=NUMBER` or KIND=NAME (repeatable)")
 		fs.Var(&list{values: &cfg.InsecureRegistries}, "insecure-registry", "`HOST[:PORT]` of a registry without TLS (repeatable)")
@@ -86,46 +132,28 @@ func run(args []string) error {
 			return nil
 		})
 		fs.StringVar(&cfg.SocketGroup, "group", cfg.SocketGroup, "`group` that may use the socket")
-		fs.BoolVar(&showVersion, "version", false, "print the version and quit")
-		fs.BoolVar(&validate, "validate", false, "check the configuration and quit")
+		fs.BoolVar(&c.showVersion, "version", false, "print the version and quit")
+		fs.BoolVar(&c.validate, "validate", false, "check the configuration and quit")
 	}
 	define(find)
 	if err := find.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return err
+		return c, err
 	}
 	if find.NArg() > 0 {
-		return fmt.Errorf("unknown argument %q; run 'shoald -help' for what there is", find.Arg(0))
+		return c, fmt.Errorf("unknown argument %q; run 'shoald -help' for what there is", find.Arg(0))
 	}
-	if showVersion {
-		fmt.Println("shoald version", version)
-		return nil
+	if c.showVersion {
+		return c, nil
 	}
 	name := file
-	cfg = node.DefaultConfig()
+	*cfg = node.DefaultConfig()
 	if err := cfg.LoadFile(name); err != nil && (name != defaultFile || !errors.Is(err, os.ErrNotExist)) {
-		return err
+		return c, err
 	}
 	flags := flag.NewFlagSet("shoald", flag.ContinueOnError)
 	define(flags)
 	if err := flags.Parse(args); err != nil {
-		return err
+		return c, err
 	}
-	if err := cfg.Validate(); err != nil {
-		return err
-	}
-	if validate {
-		fmt.Println("configuration OK")
-		return nil
-	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(cfg.LogLevel)); err != nil {
-		return err
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	return node.Run(ctx, cfg, version, log)
+	return c, cfg.Validate()
 }

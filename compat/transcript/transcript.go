@@ -6,7 +6,7 @@
 //
 //	exec $CLI ARGS...              runs the client, as testscript's exec does any program
 //	status CODE COMMAND ARGS...    is `! exec` that wants one exit code
-//	eventually COMMAND ARGS...     repeats a command until it succeeds, within 20 seconds
+//	eventually COMMAND ARGS...     repeats a command until it succeeds, within 10 seconds
 package transcript
 
 import (
@@ -26,7 +26,7 @@ import (
 
 const (
 	// patience is how long eventually waits.
-	patience = 20 * time.Second
+	patience = 10 * time.Second
 	// bound is how long a recorded client may take.
 	bound = 30 * time.Second
 )
@@ -147,8 +147,11 @@ var noise = []struct {
 	{regexp.MustCompile(`\b[0-9a-z]{25}\b`), "ID"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[0-9.]*(Z|[+-]\d\d:\d\d)`), "TIME"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[0-9.]* [+-]\d{4} \w+`), "TIME"},
+	{regexp.MustCompile(`\bsolo-[0-9a-f]+\b`), "HOST"},
+	{regexp.MustCompile(`\b\d\d:\d\d(:\d\d)?\b`), "CLOCK"},
 	{regexp.MustCompile(`(Less than a second|About a minute|\d+ (seconds?|minutes?))( ago)?`), "AGO"},
 	{regexp.MustCompile(`\d+(\.\d+)?(%| ?[kMG]?i?B\b)`), "N"},
+	{regexp.MustCompile(`\b\d{3,}(\.\d+)?\b`), "NUMBER"}, // process IDs, seconds since 1970
 	{regexp.MustCompile(`\b[a-z]+_[a-z]+(_[0-9a-f]{4})?\b`), "NAME"},
 	{regexp.MustCompile(`(?i)shoald?`), "docker"},
 	{regexp.MustCompile(`(?i)docker`), "docker"},

@@ -36,5 +36,6 @@ func ClaimVNI(vni uint32) string { return "vni/" + strconv.FormatUint(uint64(vni
 func ClaimRemoved(nodeID string) string { return "removed/" + nodeID }
 
 // ClaimPools is rewritten by everybody who gives out a subnet or takes one back, so that of two who chose at the same
-// time one has to look again: that subnets do not overlap is nothing that a claim of one of them could say.
+// time one has to look again: that subnets do not overlap is nothing that a claim of one of them could say. Its owner is the
+// VXLAN identifier that was given last, and the owner's name the subnet.
 const ClaimPools = "pools"

@@ -70,10 +70,7 @@ func Open(c Config) (_ *Consensus, err error) {
 	if len(c.Key) != keySize {
 		return nil, fmt.Errorf("consensus: the key has %d bytes, it must have %d", len(c.Key), keySize)
 	}
-	c.Tuning = c.Tuning.withDefaults()
-	if c.SnapshotInterval == 0 {
-		c.SnapshotInterval = defaultSnapshotInterval
-	}
+	c = c.withDefaults()
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("the folder of the swarm's log: %w", err)
 	}
@@ -151,9 +148,7 @@ func checkHistory(logs *logStore, snaps *snapshots) error {
 
 // Bootstrap makes this manager the only member of a new group. It leads within milliseconds.
 func (c *Consensus) Bootstrap() error {
-	err := c.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter, ID: raft.ServerID(c.cfg.NodeID), Address: raft.ServerAddress(c.cfg.Addr),
-	}}}).Error()
+	err := c.raft.BootstrapCluster(c.cfg.alone()).Error()
 	if errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("the folder %s has the log of a swarm already", c.cfg.Dir)
 	}

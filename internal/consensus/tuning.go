@@ -74,6 +74,14 @@ func (t Tuning) withDefaults() Tuning {
 	return t
 }
 
+func (c Config) withDefaults() Config {
+	c.Tuning = c.Tuning.withDefaults()
+	if c.SnapshotInterval == 0 {
+		c.SnapshotInterval = defaultSnapshotInterval
+	}
+	return c
+}
+
 func (c Config) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	r := raft.DefaultConfig()
 	r.LocalID = raft.ServerID(c.NodeID)

@@ -97,6 +97,12 @@ func (c *Control) read(ctx context.Context) (*Manager, *store.Snapshot, error) {
 	return m, m.Store.Snapshot(), nil
 }
 
+// Snapshot returns all records of the swarm, with every acknowledged write.
+func (c *Control) Snapshot(ctx context.Context) (*store.Snapshot, error) {
+	_, snap, err := c.read(ctx)
+	return snap, err
+}
+
 // ErrStale is the class of errors of a read barrier that only a lost quorum keeps from passing: what this manager knows
 // may be old, but nobody knows better.
 var ErrStale = errors.New("the swarm has no leader")

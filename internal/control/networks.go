@@ -114,11 +114,11 @@ func newNetwork(r apinetwork.CreateRequest) *cluster.Network {
 // allocate gives the network its subnet and its VXLAN identifier, and has everybody else who does so at this moment look
 // again.
 func allocate(tx *store.Tx, n *cluster.Network) error {
-	if c, ok := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimPools); ok {
-		tx.Write(store.PutSpec(c))
-	} else {
-		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimPools}))
+	pools, known := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimPools)
+	if !known {
+		pools = &cluster.Claim{ID: cluster.ClaimPools}
 	}
+	pools = pools.Clone().(*cluster.Claim)
 	var config swarm.IPAMConfig
 	if len(n.Spec.IPAMOptions.Configs) > 0 {
 		config = n.Spec.IPAMOptions.Configs[0]
@@ -129,9 +129,11 @@ func allocate(tx *store.Tx, n *cluster.Network) error {
 		}
 	} else {
 		var err error
-		if config.Subnet, err = freeSubnet(tx.Snapshot); err != nil {
+		last, _ := netip.ParsePrefix(pools.OwnerName)
+		if config.Subnet, err = freeSubnet(tx.Snapshot, last); err != nil {
 			return err
 		}
+		pools.OwnerName = config.Subnet.String()
 	}
 	if !config.Gateway.IsValid() {
 		config.Gateway = config.Subnet.Addr().Next()
@@ -142,15 +144,22 @@ func allocate(tx *store.Tx, n *cluster.Network) error {
 		options = map[string]string{}
 	}
 	if asked := options[cluster.OptionVNI]; asked == "" {
-		vni, err := freeVNI(tx.Snapshot)
+		last, _ := strconv.ParseUint(pools.Owner, 10, 32)
+		vni, err := freeVNI(tx.Snapshot, uint32(last))
 		if err != nil {
 			return err
 		}
+		pools.Owner = strconv.FormatUint(uint64(vni), 10)
 		options[cluster.OptionVNI] = strconv.FormatUint(uint64(vni), 10)
 	}
 	n.DriverState = swarm.Driver{Name: "overlay", Options: options}
 	if c, taken := store.Get[*cluster.Claim](tx.Snapshot, cluster.ClaimVNI(n.VNI())); taken {
 		return invalid("VXLAN identifier %d is in use by network %s: choose another one or leave the option %s out", n.VNI(), c.OwnerName, cluster.OptionVNI)
+	}
+	if known {
+		tx.Write(store.PutSpec(pools))
+	} else {
+		tx.Write(store.Create(pools))
 	}
 	return nil
 }
@@ -165,9 +174,10 @@ func overlapping(snap *store.Snapshot, p netip.Prefix) (*cluster.Network, bool) 
 	return nil, false
 }
 
-// freeSubnet is the first subnet of the swarm's pools that overlaps no network's and has no node's address in it. A
-// pool's very first is the last to be taken: it is what most other networks in the world begin with.
-func freeSubnet(snap *store.Snapshot) (netip.Prefix, error) {
+// freeSubnet is the first subnet of the swarm's pools after last, going round, that overlaps no network's and has no
+// node's address in it: one that was just freed rests, because a node may still have containers there that are stopping.
+// A pool's very first is the last to be taken: it is what most other networks in the world begin with.
+func freeSubnet(snap *store.Snapshot, last netip.Prefix) (netip.Prefix, error) {
 	pools, bits := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, defaultSubnetSize
 	if s := snap.Swarm(); s != nil && len(s.DefaultAddrPool) > 0 {
 		pools = s.DefaultAddrPool
@@ -186,17 +196,31 @@ func freeSubnet(snap *store.Snapshot) (netip.Prefix, error) {
 			taken = append(taken, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
-	for _, pool := range pools {
-		if !pool.Addr().Is4() || pool.Bits() > bits {
-			continue
-		}
-		count := uint64(1) << (bits - pool.Bits())
-		for i := range count {
-			p := nth(pool, bits, (i+1)%count)
-			if !slices.ContainsFunc(taken, p.Overlaps) {
-				return p, nil
+	free := func(from, to netip.Prefix) (netip.Prefix, bool) { // after from, up to and with to
+		inside := !from.IsValid()
+		for _, pool := range pools {
+			if !pool.Addr().Is4() || pool.Bits() > bits {
+				continue
+			}
+			count := uint64(1) << (bits - pool.Bits())
+			for i := range count {
+				p := nth(pool, bits, (i+1)%count)
+				if inside && !slices.ContainsFunc(taken, p.Overlaps) {
+					return p, true
+				}
+				inside = inside || p == from
+				if to.IsValid() && p == to {
+					return netip.Prefix{}, false
+				}
 			}
 		}
+		return netip.Prefix{}, false
+	}
+	if p, ok := free(last, netip.Prefix{}); ok {
+		return p, nil
+	}
+	if p, ok := free(netip.Prefix{}, last); ok { // last is of other pools, or of the end of these
+		return p, nil
 	}
 	return netip.Prefix{}, errdefs.ErrResourceExhausted.WithMessage("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network: remove networks, or give this one a subnet")
 }
@@ -209,8 +233,11 @@ func nth(pool netip.Prefix, bits int, i uint64) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), bits)
 }
 
-func freeVNI(snap *store.Snapshot) (uint32, error) {
-	for vni := uint32(IngressVNI + 1); vni <= cluster.MaxVNI; vni++ {
+// freeVNI is the first free identifier after last, going round.
+func freeVNI(snap *store.Snapshot, last uint32) (uint32, error) {
+	const first, count = uint32(IngressVNI + 1), cluster.MaxVNI - IngressVNI
+	for i := range uint32(count) {
+		vni := first + (max(last, first-1)-first+1+i)%count
 		if _, taken := store.Get[*cluster.Claim](snap, cluster.ClaimVNI(vni)); !taken {
 			return vni, nil
 		}
@@ -238,7 +265,8 @@ func (c *Control) RemoveNetwork(ctx context.Context, ref string) error {
 			}
 		}
 		for t := range store.List[*cluster.Task](tx.Snapshot) {
-			if !t.Ended() && t.Address(n.ID).IsValid() {
+			// One that is stopping gives its node's part of the network back when it has ended.
+			if t.WantsToRun() && !t.Ended() && t.Address(n.ID).IsValid() {
 				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s is in use by task %s", n.ID, t.ID))
 			}
 		}

@@ -64,15 +64,51 @@ func TestNetworksGetSubnetsAndIdentifiersOfTheirOwn(t *testing.T) {
 	if err != nil || len(list) != len(want) {
 		t.Fatalf("%d networks, %v", len(list), err)
 	}
-	// What a network had is free again after it.
+	// What a network had rests, because its containers may still be stopping, and is free again once the others are taken.
 	if err := c.RemoveNetwork(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.CreateNetwork(t.Context(), overlayRequest("again")); err != nil {
 		t.Fatal(err)
 	}
-	if p, _, _ := record(t, s, "again").Subnet(); p.String() != "10.0.1.0/24" || record(t, s, "again").VNI() != 4097 {
+	if p, _, _ := record(t, s, "again").Subnet(); p.String() != "10.0.7.0/24" || record(t, s, "again").VNI() != 4101 {
 		t.Errorf("%v %d", p, record(t, s, "again").VNI())
+	}
+}
+
+// A small pool is used up, and what is freed in it found again.
+func TestPoolsGoRound(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	sw := s.Snapshot().Swarm().Clone().(*cluster.Swarm)
+	sw.DefaultAddrPool, sw.SubnetSize = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/23"), netip.MustParsePrefix("10.8.0.0/24")}, 24
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutSpec(sw)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	create := func(name string) string {
+		t.Helper()
+		if _, err := c.CreateNetwork(t.Context(), overlayRequest(name)); err != nil {
+			return err.Error()
+		}
+		p, _, _ := record(t, s, name).Subnet()
+		return p.String()
+	}
+	var got []string
+	for _, name := range []string{"a", "b", "c", "d"} {
+		got = append(got, create(name))
+	}
+	if want := []string{"10.9.1.0/24", "10.9.0.0/24", "10.8.0.0/24"}; !slices.Equal(got[:3], want) || !strings.Contains(got[3], "could not find an available, non-overlapping IPv4 address pool") {
+		t.Errorf("%q", got)
+	}
+	for _, name := range []string{"b", "a"} {
+		if err := c.RemoveNetwork(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := create("e"); got != "10.9.1.0/24" {
+		t.Errorf("after the last of the pools: %s", got)
+	}
+	if got := create("f"); got != "10.9.0.0/24" {
+		t.Errorf("then: %s", got)
 	}
 }
 
@@ -154,12 +190,12 @@ func TestRefusedNetworks(t *testing.T) {
 	if s.Index() != before {
 		t.Errorf("a refusal changed something")
 	}
-	// A service that is gone leaves its network removable once its tasks have ended.
+	// A service that is gone leaves its network removable once its tasks are to go, too.
 	if err := c.RemoveService(t.Context(), "web"); err != nil {
 		t.Fatal(err)
 	}
 	task := &cluster.Task{}
-	task.ID, task.NodeID, task.Status.State = "t", "node1id", swarm.TaskStateRunning
+	task.ID, task.NodeID, task.Status.State, task.DesiredState = "t", "node1id", swarm.TaskStateRunning, swarm.TaskStateRunning
 	task.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: id}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/24")}}}
 	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(task)); return nil }); err != nil {
 		t.Fatal(err)
@@ -169,8 +205,8 @@ func TestRefusedNetworks(t *testing.T) {
 	}
 	have, _ := store.Get[*cluster.Task](s.Snapshot(), "t")
 	done := have.Clone().(*cluster.Task)
-	done.Status.State = swarm.TaskStateShutdown
-	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutState(done)); return nil }); err != nil {
+	done.DesiredState = swarm.TaskStateRemove
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutSpec(done)); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.RemoveNetwork(t.Context(), id); err != nil {

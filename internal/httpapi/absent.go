@@ -2,7 +2,7 @@ package httpapi
 
 import "strings"
 
-// absentTable is every route of API 1.56 that Shoal does not have yet, and what it would do. "Not supported" is part
+// absentTable is every route of API 1.56 that Shoal does not have, and what it would do; docs/unsupported.md has the reasons. "Not supported" is part
 // of the sentence because the docker client's `inspect`, which tries one kind of object after the other, goes on to
 // the next kind when it reads these words.
 const absentTable = `
@@ -11,7 +11,6 @@ POST   /containers/{name*}/copy         copying from a container
 GET    /containers/{name*}/checkpoints  listing checkpoints
 POST   /containers/{name*}/checkpoints  making a checkpoint
 POST   /build                           building an image
-POST   /build/prune                     removing the build cache
 POST   /build/cancel                    stopping a build
 POST   /session                         a build session
 POST   /grpc                            a build session

@@ -16,7 +16,7 @@ import (
 
 func handler(e *apitest.Engine, s *apitest.Swarm) http.Handler {
 	return httpapi.New(httpapi.Config{
-		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Upkeep: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})
 }
 
@@ -283,6 +283,14 @@ func TestDeadline(t *testing.T) {
 			t.Errorf("%d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// TestBuildPrune is what older clients ask for in every system prune.
+func TestBuildPrune(t *testing.T) {
+	w := ask(t, handler(apitest.NewEngine(), apitest.NewSwarm()), "POST", "/v1.50/build/prune?all=1", "", "")
+	if w.Code != 200 || strings.TrimSpace(w.Body.String()) != `{"CachesDeleted":[],"SpaceReclaimed":0}` {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
 }
 
 func TestPing(t *testing.T) {

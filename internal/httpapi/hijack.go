@@ -90,6 +90,9 @@ type frames struct {
 }
 
 func (f frames) Write(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil // an empty frame tells a client nothing; some take it for output
+	}
 	f.h.mu.Lock()
 	defer f.h.mu.Unlock()
 	f.h.buf = append(f.h.buf[:0], frameHeader(f.stream, len(b))...)

@@ -47,6 +47,7 @@ type Config struct {
 	Host       Host
 	Swarm      Swarm
 	Control    Control
+	Upkeep     Upkeep
 	TaskLogs   TaskLogs
 	Networks   Networks
 	Log        *slog.Logger // nil discards
@@ -82,6 +83,7 @@ func (a *api) routes() []route {
 	all = append(all, a.imageRoutes()...)
 	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)
+	all = append(all, a.upkeepRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
 	all = append(all, a.taskRoutes()...)

@@ -3,9 +3,11 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"path"
 	"runtime"
 	"time"
 
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 
@@ -22,6 +24,7 @@ func (a *api) systemRoutes() []route {
 		get("/info", a.info),
 		get("/system/df", a.diskUsage).lasting(0),
 		get("/events", a.events).lasting(0),
+		post("/build/prune", a.pruneBuilds),
 	}
 }
 
@@ -63,10 +66,18 @@ func (a *api) swarmInfo(ctx context.Context) swarm.Info {
 }
 
 func (a *api) version(c *call) error {
-	var kernel string
+	var host system.Info
 	if a.Host != nil {
-		if i, err := a.Host.Info(c.Context()); err == nil {
-			kernel = i.KernelVersion
+		// What the machine does not tell is left out: a client asks for the version first of all.
+		host, _ = a.Host.Info(c.Context())
+	}
+	kernel := host.KernelVersion
+	var parts []system.ComponentVersion
+	for _, p := range []struct{ name, version string }{
+		{"containerd", host.ContainerdCommit.ID}, {host.DefaultRuntime, host.RuncCommit.ID}, {host.InitBinary, host.InitCommit.ID},
+	} {
+		if p.name != "" && p.version != "" {
+			parts = append(parts, system.ComponentVersion{Name: path.Base(p.name), Version: p.version})
 		}
 	}
 	return c.reply(http.StatusOK, system.VersionResponse{
@@ -78,7 +89,7 @@ func (a *api) version(c *call) error {
 		Arch:          runtime.GOARCH,
 		GoVersion:     runtime.Version(),
 		KernelVersion: kernel,
-		Components: []system.ComponentVersion{{
+		Components: append([]system.ComponentVersion{{
 			Name:    "Engine",
 			Version: a.Version,
 			Details: map[string]string{
@@ -90,7 +101,7 @@ func (a *api) version(c *call) error {
 				"KernelVersion": kernel,
 				"Experimental":  "false",
 			},
-		}},
+		}}, parts...),
 	})
 }
 
@@ -117,4 +128,9 @@ func (a *api) info(c *call) error {
 	i.SystemTime = time.Now().Format(time.RFC3339Nano)
 	i.NGoroutines = runtime.NumGoroutine()
 	return c.reply(http.StatusOK, i)
+}
+
+// pruneBuilds finds nothing: there is no build cache. Older clients ask for it in every `system prune`.
+func (a *api) pruneBuilds(c *call) error {
+	return c.reply(http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }

@@ -34,6 +34,10 @@ type ServerConfig struct {
 	// Admit is asked about every new link and Raft connection whose certificate is good; an error refuses it, and the
 	// peer is told its text. nil admits all. It must not block.
 	Admit func(Peer) error
+	// Epoch is the swarm's as this manager knows it, sent with every Raft connection that it opens. One of a manager that
+	// says a lower epoch is refused: it belongs to a history that was cut, and would bring it back. nil is epoch 0, and
+	// 0 and 1 are as one: a manager that has no record yet says 0. It must not block.
+	Epoch func() uint64
 	// DeadAfter is how long a peer may be silent before the link is closed; 0 means 5 s.
 	DeadAfter time.Duration
 	Log       *slog.Logger
@@ -134,9 +138,13 @@ func (s *Server) handle(ctx context.Context, c net.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	raw := newWireConn(c, s.cfg.DeadAfter)
+	var epoch uint64
 	conn := tls.Server(raw, &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return serverTLS(id, h) },
+		MinVersion: tls.VersionTLS13,
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+			epoch = epochIn(h.SupportedProtos)
+			return serverTLS(id, h)
+		},
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return err
@@ -149,6 +157,9 @@ func (s *Server) handle(ctx context.Context, c net.Conn) error {
 	peer, err := verify(id, state.PeerCertificates, time.Now())
 	if err == nil && proto == protoRaft && peer.Role != swarm.NodeRoleManager {
 		err = fmt.Errorf("node %s is not a manager", peer.NodeID)
+	}
+	if err == nil && proto == protoRaft {
+		err = s.checkEpoch(peer, epoch)
 	}
 	if err == nil && s.cfg.Admit != nil {
 		err = s.cfg.Admit(peer)

@@ -184,13 +184,15 @@ type secured struct {
 	until time.Time
 }
 
-// dialManager opens a connection with our certificate and checks that a manager of our swarm answers.
-func dialManager(ctx context.Context, addr, proto string, id *pki.Identity, deadAfter time.Duration) (*secured, error) {
+// dialManager opens a connection with our certificate and checks that a manager of our swarm answers. What is said in
+// hints is no protocol, see protoEpoch.
+func dialManager(ctx context.Context, addr, proto string, id *pki.Identity, deadAfter time.Duration, hints ...string) (*secured, error) {
 	if id == nil {
 		return nil, errors.New("this node has no certificate of a swarm")
 	}
 	s := &secured{}
 	c := baseTLS(proto)
+	c.NextProtos = append(c.NextProtos, hints...)
 	c.Certificates = []tls.Certificate{id.Cert}
 	c.InsecureSkipVerify = true // VerifyConnection does it, for names that are not host names
 	c.VerifyConnection = func(cs tls.ConnectionState) (err error) {

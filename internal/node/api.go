@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -21,8 +23,7 @@ const headerTimeout = 10 * time.Second
 func (n *Node) listen() ([]net.Listener, error) {
 	var out []net.Listener
 	for _, h := range n.cfg.Hosts {
-		path := strings.TrimPrefix(h, "unix://")
-		l, err := listenUnix(path, n.cfg.SocketGroup)
+		l, err := n.listenAt(h)
 		if err != nil {
 			for _, l := range out {
 				l.Close()
@@ -32,6 +33,25 @@ func (n *Node) listen() ([]net.Listener, error) {
 		out = append(out, l)
 	}
 	return out, nil
+}
+
+func (n *Node) listenAt(host string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(host, "unix://"); ok {
+		return listenUnix(path, n.cfg.SocketGroup)
+	}
+	addr, err := n.cfg.tcpAddr(host)
+	if err != nil {
+		return nil, err
+	}
+	secure, err := n.cfg.serverTLS()
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil || secure == nil {
+		return l, err
+	}
+	return tls.NewListener(l, secure), nil
 }
 
 func listenUnix(path, group string) (net.Listener, error) {
@@ -63,10 +83,11 @@ func listenUnix(path, group string) (net.Listener, error) {
 }
 
 // serve serves the handler until ctx ends, then gives requests a second to end.
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
+func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: 1 << 20,
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn), // who fails to connect: an operator wants to know
 	}
 	stop := context.AfterFunc(ctx, func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

@@ -1,14 +1,17 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"shoal.dev/shoal/internal/cluster"
@@ -17,16 +20,24 @@ import (
 // Config is what a daemon is started with: daemon.json's keys are Docker's where Docker has the key. The swarm's own
 // settings are not here; they live in the store.
 type Config struct {
-	// Hosts are the addresses that the Engine API is served on. Only unix:// is there so far.
+	// Hosts are the addresses that the Engine API is served on: unix://PATH and tcp://ADDRESS:PORT.
 	Hosts []string `json:"hosts"`
+	// TLS secures the API on TCP with TLSCert and TLSKey; TLSVerify does too, and serves only clients with a certificate
+	// of TLSCACert. An explicit false for TLS is how somebody says that he wants it open.
+	TLS       *bool  `json:"tls"`
+	TLSVerify bool   `json:"tlsverify"`
+	TLSCACert string `json:"tlscacert"`
+	TLSCert   string `json:"tlscert"`
+	TLSKey    string `json:"tlskey"`
 	// DataRoot keeps images, containers and the swarm's state.
 	DataRoot string `json:"data-root"`
 	// ExecRoot keeps what ends with a reboot: sockets, mounts, namespaces. Sockets live in it, so keep it short.
 	ExecRoot string `json:"exec-root"`
 	// Pidfile is written at start and removed at the end; "" for none.
 	Pidfile string `json:"pidfile"`
-	// LogLevel is debug, info, warn or error.
+	// LogLevel is debug, info, warn or error; Debug stands for the first and is shown by `info`.
 	LogLevel string `json:"log-level"`
+	Debug    bool   `json:"debug"`
 	// Labels are the engine's, as key=value.
 	Labels []string `json:"labels"`
 	// GenericResources are what the node has for tasks to reserve, as KIND=NUMBER or KIND=NAME.
@@ -61,17 +72,29 @@ func DefaultConfig() Config {
 	}
 }
 
-// LoadFile reads daemon.json over c. Unknown keys are refused by name.
+// LoadFile reads daemon.json over c. Unknown keys are refused by name; then c is as it was.
 func (c *Config) LoadFile(path string) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(c); err != nil {
-		return fmt.Errorf("reading %s: %w", path, err)
+	fail := func(err error) error { return fmt.Errorf("unable to configure shoald with file %s: %w", path, err) }
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil
 	}
+	given := map[string]json.RawMessage{}
+	if err := json.Unmarshal(data, &given); err != nil {
+		return fail(err)
+	}
+	byKey(c, func(key string, _ any) { delete(given, key) })
+	if len(given) > 0 {
+		return fail(fmt.Errorf("the following directives don't match any configuration option: %s", strings.Join(slices.Sorted(maps.Keys(given)), ", ")))
+	}
+	next := *c
+	if err := json.Unmarshal(data, &next); err != nil {
+		return fail(err)
+	}
+	*c = next
 	return nil
 }
 
@@ -81,9 +104,16 @@ func (c *Config) Validate() error {
 		return errors.New(`no hosts to listen on: set "hosts", for example to ["unix:///run/shoal.sock"]`)
 	}
 	for _, h := range c.Hosts {
-		if path, ok := strings.CutPrefix(h, "unix://"); !ok || path == "" {
-			return fmt.Errorf("host %q: only unix://PATH is implemented by Shoal yet", h)
+		if strings.HasPrefix(h, "tcp://") {
+			if _, err := c.tcpAddr(h); err != nil {
+				return err
+			}
+		} else if path, ok := strings.CutPrefix(h, "unix://"); !ok || path == "" {
+			return fmt.Errorf("host %q: give it as unix://PATH or tcp://ADDRESS:PORT", h)
 		}
+	}
+	if _, err := c.serverTLS(); err != nil {
+		return err
 	}
 	for _, p := range []*string{&c.DataRoot, &c.ExecRoot} {
 		if *p == "" {
@@ -140,6 +170,15 @@ func (c *Config) Validate() error {
 
 // systemdCgroup says whether systemd makes the containers' cgroups.
 func (c *Config) systemdCgroup() bool { return strings.HasSuffix(c.CgroupParent, ".slice") }
+
+// Level is that of the daemon's own log. The configuration is valid.
+func (c *Config) Level() slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil || c.Debug {
+		return slog.LevelDebug
+	}
+	return l
+}
 
 // logDriver is that of containers that name none.
 func (c *Config) logDriver() string {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func valid(t *testing.T) Config {
@@ -27,8 +29,16 @@ func TestConfigIsRefusedByName(t *testing.T) {
 		change func(*Config)
 		text   string
 	}{
-		"no host":           {func(c *Config) { c.Hosts = nil }, "no hosts to listen on"},
-		"tcp":               {func(c *Config) { c.Hosts = []string{"tcp://0.0.0.0:2375"} }, `host "tcp://0.0.0.0:2375": only unix://PATH`},
+		"no host":          {func(c *Config) { c.Hosts = nil }, "no hosts to listen on"},
+		"tcp":              {func(c *Config) { c.Hosts = []string{"tcp://0.0.0.0:2375"} }, `host "tcp://0.0.0.0:2375": whoever reaches the API is root`},
+		"tcp without port": {func(c *Config) { c.Hosts, c.TLS = []string{"tcp://host:x"}, new(bool) }, `host "tcp://host:x": give it as tcp://ADDRESS:PORT`},
+		"tcp with a path":  {func(c *Config) { c.Hosts, c.TLS = []string{"tcp://host/path"}, new(bool) }, `host "tcp://host/path": give it as tcp://ADDRESS:PORT`},
+		"another host":     {func(c *Config) { c.Hosts = []string{"fd://"} }, `host "fd://": give it as unix://PATH or tcp://ADDRESS:PORT`},
+		"tls of nobody":    {func(c *Config) { c.TLSVerify, c.TLSCACert, c.TLSKey = true, "ca.pem", "key.pem" }, `TLS on TCP needs "tlscert"`},
+		"tls of no CA":     {func(c *Config) { c.TLSVerify, c.TLSCert, c.TLSKey = true, "cert.pem", "key.pem" }, `tlsverify needs "tlscacert"`},
+		"tls without files": {func(c *Config) {
+			c.TLSVerify, c.TLSCACert, c.TLSCert, c.TLSKey = true, "/nowhere/ca", "/nowhere/cert", "/nowhere/key"
+		}, "/nowhere/"},
 		"empty socket":      {func(c *Config) { c.Hosts = []string{"unix://"} }, `host "unix://"`},
 		"no data":           {func(c *Config) { c.DataRoot = "" }, "data-root"},
 		"generic resource":  {func(c *Config) { c.GenericResources = []string{"gpu"} }, "could not parse GenericResource: incorrect term gpu"},
@@ -63,9 +73,66 @@ func TestDaemonJSON(t *testing.T) {
 	if c.DataRoot != "/data" || c.Runtime != "runc" || c.labels()["zone"] != "a" {
 		t.Errorf("%+v", c)
 	}
-	write(`{"data-rot": "/data"}`)
-	if err := c.LoadFile(file); err == nil || !strings.Contains(err.Error(), `"data-rot"`) {
-		t.Errorf("an unknown key is not named: %v", err)
+	for text, want := range map[string]string{
+		`{"data-rot": "/x", "data-root": "/x", "also": 1}`: "the following directives don't match any configuration option: also, data-rot",
+		`{"data-root": 7}`:       "cannot unmarshal number",
+		`{"data-root": "/x"} {}`: "after top-level value",
+		`{"data-root": `:         "unexpected end of JSON input",
+		`[]`:                     "cannot unmarshal array",
+	} {
+		write(text)
+		if err := c.LoadFile(file); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), file) || c.DataRoot != "/data" {
+			t.Errorf("%s: %v, want %q; the data is at %s", text, err, want, c.DataRoot)
+		}
+	}
+	write("\n")
+	if err := c.LoadFile(file); err != nil || c.DataRoot != "/data" {
+		t.Errorf("an empty file: %v, %s", err, c.DataRoot)
+	}
+}
+
+func TestWhatNeedsARestart(t *testing.T) {
+	a, b := DefaultConfig(), DefaultConfig()
+	b.Labels, b.Debug, b.LogLevel, b.RegistryMirrors, b.InsecureRegistries = []string{"a=b"}, true, "warn", []string{"http://m"}, []string{"r"}
+	if got := restartKeys(&a, &b); len(got) != 0 {
+		t.Errorf("live keys are said to need a restart: %v", got)
+	}
+	b.DataRoot, b.Hosts, b.TLS = "/other", []string{"unix:///other"}, new(bool)
+	if d := cmp.Diff([]string{"data-root", "hosts", "tls"}, restartKeys(&a, &b)); d != "" {
+		t.Error(d)
+	}
+	want := map[string]string{"name": hostname(), "debug": "true", "log-level": "warn", "labels": `["a=b"]`, "registry-mirrors": `["http://m"]`,
+		"insecure-registries": `["r"]`}
+	if d := cmp.Diff(want, liveAttributes(&b)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestTCP(t *testing.T) {
+	on, off := new(bool), new(bool)
+	*on = true
+	for _, tc := range []struct {
+		host   string
+		change func(*Config)
+		want   string
+		warns  string
+	}{
+		{"tcp://", func(c *Config) { c.TLSVerify = true }, "127.0.0.1:2376", ""},
+		{"tcp://192.0.2.1", func(c *Config) { c.TLSVerify = true }, "192.0.2.1:2376", ""},
+		{"tcp://[2001:db8::1]", func(c *Config) { c.TLS = on }, "[2001:db8::1]:2376", "https://[2001:db8::1] without TLS client verification"},
+		{"tcp://:99", func(c *Config) { c.TLS = off }, ":99", "http://:99 without encryption"},
+		{"tcp://192.0.2.1", func(c *Config) { c.TLS = off }, "192.0.2.1:2375", "http://192.0.2.1 without encryption"},
+		{"tcp://192.0.2.1", func(c *Config) { c.TLS, c.TLSVerify = off, true }, "192.0.2.1:2376", ""},
+	} {
+		c := Config{Hosts: []string{"unix:///x", tc.host}}
+		tc.change(&c)
+		got, err := c.tcpAddr(tc.host)
+		if err != nil || got != tc.want {
+			t.Errorf("%s: %q, %v; want %s", tc.host, got, err, tc.want)
+		}
+		if w := strings.Join(c.openDoors(), "\n"); (w == "") != (tc.warns == "") || !strings.Contains(w, tc.warns) {
+			t.Errorf("%s warns %q, want %q", tc.host, w, tc.warns)
+		}
 	}
 }
 
@@ -108,5 +175,16 @@ func TestCompleteAddr(t *testing.T) {
 		if got := completeAddr(tc[0], tc[1]); got != tc[2] {
 			t.Errorf("%s seen from %s: %s, want %s", tc[0], tc[1], got, tc[2])
 		}
+	}
+}
+
+func TestProxiesKeepTheirPasswords(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://me:canary@proxy:3128/")
+	t.Setenv("HTTPS_PROXY", "")
+	t.Setenv("https_proxy", "me:canary@proxy:3129")
+	t.Setenv("NO_PROXY", "localhost")
+	a, b, c := proxies()
+	if a != "http://xxxxx:xxxxx@proxy:3128/" || b != "xxxxx:xxxxx@proxy:3129" || c != "localhost" {
+		t.Errorf("%q %q %q", a, b, c)
 	}
 }

@@ -27,7 +27,7 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 		ID: n.id, Name: hostname(), Driver: "overlayfs", LoggingDriver: n.cfg.logDriver(), CgroupDriver: "cgroupfs",
 		CgroupVersion: cgroupVersion(), KernelVersion: unix.ByteSliceToString(uts.Release[:]), OperatingSystem: osName(),
 		OSType: runtime.GOOS, Architecture: machine(uts), NCPU: cpus, MemTotal: mem, DockerRootDir: n.cfg.DataRoot,
-		DefaultRuntime: n.cfg.Runtime, InitBinary: filepath.Base(n.cfg.InitPath), Labels: n.cfg.Labels, MemoryLimit: true, SwapLimit: true, CPUShares: true, CPUSet: true,
+		DefaultRuntime: n.cfg.Runtime, InitBinary: filepath.Base(n.cfg.InitPath), Labels: n.current().Labels, MemoryLimit: true, SwapLimit: true, CPUShares: true, CPUSet: true,
 		CPUCfsPeriod: true, CPUCfsQuota: true, PidsLimit: true, OomKillDisable: true, IPv4Forwarding: true,
 		LiveRestoreEnabled: true, IndexServerAddress: "https://index.docker.io/v1/",
 		SecurityOptions: []string{"name=seccomp,profile=builtin"},
@@ -37,15 +37,22 @@ func (n *Node) hostInfo(context.Context) (system.Info, error) {
 	}
 	info.RegistryConfig = &registry.ServiceConfig{
 		InsecureRegistryCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: n.cfg.RegistryMirrors, Secure: true, Official: true}},
-		Mirrors:               n.cfg.RegistryMirrors,
+		IndexConfigs:          map[string]*registry.IndexInfo{"docker.io": {Name: "docker.io", Mirrors: n.current().RegistryMirrors, Secure: true, Official: true}},
+		Mirrors:               n.current().RegistryMirrors,
 	}
-	for _, r := range n.cfg.InsecureRegistries {
+	for _, r := range n.current().InsecureRegistries {
 		if p, err := netip.ParsePrefix(r); err == nil {
 			info.RegistryConfig.InsecureRegistryCIDRs = append(info.RegistryConfig.InsecureRegistryCIDRs, p)
 			continue
 		}
 		info.RegistryConfig.IndexConfigs[r] = &registry.IndexInfo{Name: r, Mirrors: []string{}}
+	}
+	info.ContainerdCommit.ID, info.RuncCommit.ID, info.InitCommit.ID = n.parts.containerd, n.parts.runtime, n.version
+	info.HTTPProxy, info.HTTPSProxy, info.NoProxy = proxies()
+	info.NFd = openFiles()
+	info.Debug = n.current().Debug
+	for _, w := range n.cfg.openDoors() {
+		info.Warnings = append(info.Warnings, "WARNING: "+w) // clients print them as they are
 	}
 	info.CDISpecDirs = []string{}
 	info.Runtimes = map[string]system.RuntimeWithStatus{n.cfg.Runtime: {Runtime: system.Runtime{Path: n.cfg.Runtime}}}
@@ -107,7 +114,7 @@ func (n *Node) describe(context.Context) swarm.NodeDescription {
 		Hostname:  hostname(),
 		Platform:  swarm.Platform{Architecture: machine(uts), OS: runtime.GOOS},
 		Resources: swarm.Resources{NanoCPUs: int64(cpus) * 1e9, MemoryBytes: mem, GenericResources: generic},
-		Engine: swarm.EngineDescription{EngineVersion: n.version, Labels: n.cfg.labels(), Plugins: []swarm.PluginDescription{
+		Engine: swarm.EngineDescription{EngineVersion: n.version, Labels: n.current().labels(), Plugins: []swarm.PluginDescription{
 			{Type: "Log", Name: "json-file"}, {Type: "Network", Name: "bridge"}, {Type: "Network", Name: "host"},
 			{Type: "Network", Name: "null"}, {Type: "Network", Name: "overlay"}, {Type: "Volume", Name: "local"},
 		}},

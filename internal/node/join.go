@@ -42,10 +42,13 @@ const alreadyInSwarm = `This node is already part of a swarm. Use "docker swarm 
 
 // Init makes a swarm of this node alone.
 func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, initTimeout)
-	defer cancel()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if m := n.member.Load(); m != nil && r.ForceNewCluster {
+		return n.forceNewCluster(ctx, m, r)
+	}
+	ctx, cancel := context.WithTimeout(ctx, initTimeout)
+	defer cancel()
 	if n.member.Load() != nil {
 		return "", errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
 	}
@@ -69,7 +72,7 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	m, err := n.begin(st, id)
+	m, err := n.begin(st, id, nil)
 	if err != nil {
 		return "", err
 	}
@@ -82,8 +85,6 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 // initState checks the request and says what the node will remember.
 func (n *Node) initState(r *swarm.InitRequest) (*state, error) {
 	switch {
-	case r.ForceNewCluster:
-		return nil, errdefs.ErrNotImplemented.WithMessage("--force-new-cluster is not implemented by Shoal yet")
 	case r.AutoLockManagers:
 		return nil, errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
 	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
@@ -134,9 +135,16 @@ func resolveDataPath(s string) (netip.Addr, error) {
 	return interfaceAddr(s)
 }
 
-// begin writes a new membership to disk and starts it. What fails leaves nothing.
-func (n *Node) begin(st *state, id *pki.Identity) (*member, error) {
-	err := errors.Join(pki.SaveIdentity(n.swarmDir(), id), st.save(n.swarmDir()))
+// begin writes a new membership to disk, with the log that seed makes, and starts it. What fails leaves nothing, and of
+// one that a crash cut off nothing is taken.
+func (n *Node) begin(st *state, id *pki.Identity, seed func() error) (*member, error) {
+	err := emptyDir(n.swarmDir())
+	if err == nil && seed != nil {
+		err = seed()
+	}
+	if err == nil {
+		err = errors.Join(pki.SaveIdentity(n.swarmDir(), id), st.save(n.swarmDir()))
+	}
 	if err == nil {
 		var m *member
 		if m, err = n.start(st, id); err == nil {
@@ -326,7 +334,7 @@ func (n *Node) becomeMember(ctx context.Context, key, root []byte, listen string
 	if st.Role == swarm.NodeRoleManager {
 		st.RaftKey = newRaftKey()
 	}
-	m, err := n.begin(st, id)
+	m, err := n.begin(st, id, nil)
 	if err != nil {
 		return err
 	}

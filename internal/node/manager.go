@@ -53,7 +53,7 @@ func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, err
 	var err error
 	m.server, err = link.NewServer(link.ServerConfig{
 		ListenAddr: st.ListenAddr, AdvertiseAddr: st.AdvertiseAddr, Identity: id, Handler: m.routes(n), Join: m.joinRoutes(),
-		Admit: m.admit, Log: n.log,
+		Admit: m.admit, Epoch: m.epoch, Log: n.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the swarm's port %s: %w", st.ListenAddr, err)

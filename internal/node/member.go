@@ -121,6 +121,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	if m.manager != nil {
 		group.Go(func() error { return m.manager.run(ctx) })
 		group.Go(func() error { return m.manager.announce(ctx, n.engine.Announce) })
+		group.Go(func() error { return m.lookForSuccessor(ctx, n) })
 	}
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	a := agent.New(agent.Config{

@@ -30,7 +30,9 @@ import (
 
 // Node is a running daemon.
 type Node struct {
-	cfg     Config
+	cfg     Config // that the daemon was started with
+	live    atomic.Pointer[Config]
+	parts   parts
 	version string
 	log     *slog.Logger
 	id      string // the engine's ID, for `info`
@@ -46,7 +48,7 @@ type Node struct {
 }
 
 // Run runs a daemon until ctx ends. The configuration has been validated. Containers go on when it returns.
-func Run(ctx context.Context, cfg Config, version string, log *slog.Logger) error {
+func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, reload Reloader) error {
 	for dir, mode := range map[string]os.FileMode{cfg.DataRoot: 0o700, cfg.ExecRoot: 0o711, filepath.Join(cfg.DataRoot, "swarm"): 0o700} {
 		if err := os.MkdirAll(dir, mode); err != nil {
 			return err
@@ -64,6 +66,11 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger) erro
 	}
 	containerd.RedirectLogs(log)
 	n := &Node{cfg: cfg, version: version, log: log, id: id}
+	n.live.Store(&cfg)
+	n.parts = findParts(ctx, cfg.Runtime)
+	for _, w := range cfg.openDoors() {
+		log.Warn(w)
+	}
 	listeners, err := n.listen()
 	if err != nil {
 		return err
@@ -76,12 +83,13 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger) erro
 	n.run = func(f func(context.Context) error) { group.Go(func() error { return f(ctx) }) }
 	n.run(n.engine.Run)
 	n.run(n.kernel.Run)
+	n.run(func(ctx context.Context) error { return n.reloads(ctx, reload) })
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
 	handler := n.forward(n.api)
 	for _, l := range listeners {
-		n.run(func(ctx context.Context) error { return serve(ctx, l, handler) })
+		n.run(func(ctx context.Context) error { return serve(ctx, l, handler, log) })
 	}
 	log.Info("shoald is ready", "version", version, "hosts", cfg.Hosts)
 	err = group.Wait()
@@ -112,7 +120,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.engine = eng
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Control: n.control,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Control: n.control,
 		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
 	})
 	return nil

@@ -123,6 +123,7 @@ func (m *manager) routes(n *Node) http.Handler {
 		out, err := n.changeNetwork(r.Context(), req)
 		answer(w, out, err)
 	}))
+	mux.Handle("POST "+pathHealth, m.managersOnly(m.healthRoute(n)))
 	m.routeNodes(mux)
 	mux.HandleFunc(apiPrefix+"/", n.serveForwarded)
 	return mux

@@ -276,6 +276,9 @@ func (s *Store) Restore(r io.Reader) error {
 		if err := Unmarshal(rec.Data, o); err != nil {
 			return fmt.Errorf("reading a %s of the snapshot: %w", rec.Kind, err)
 		}
+		if o.Key() == "" {
+			return fmt.Errorf("the snapshot has a %s without an ID", rec.Kind)
+		}
 		must(txn.Insert(string(rec.Kind), o))
 	}
 	txn.Commit()

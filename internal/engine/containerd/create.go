@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 
 	"shoal.dev/shoal/internal/engine"
@@ -42,6 +43,10 @@ func (e *Engine) Create(ctx context.Context, s engine.Spec) (_ string, warnings 
 		return "", nil, err
 	}
 	defer done()
+	if host := platforms.DefaultSpec(); s.Platform == "" && info.platform.OS != "" && !platforms.Default().Match(info.platform) {
+		warnings = append(warnings, fmt.Sprintf("The requested image's platform (%s) does not match the detected host platform (%s) and no specific platform was requested",
+			platforms.FormatAll(info.platform), platforms.FormatAll(host)))
+	}
 	cfg, err := ledger.Merged(s.Config, info.config)
 	if err != nil {
 		return "", nil, err

@@ -100,24 +100,10 @@ func (e *Engine) StartExec(ctx context.Context, id string, o engine.ExecStart) e
 	if err != nil {
 		return err
 	}
-	streams := engine.Streams{}
-	if !o.Detach {
-		if streams, err = o.Open(); err != nil {
-			ex.Release()
-			return err
-		}
+	streams, err := ex.Open(e.ledger, o)
+	if err != nil {
+		return err
 	}
-	r := &ex.Request
-	if !r.AttachStdin {
-		streams.Stdin = nil
-	}
-	if !r.AttachStdout {
-		streams.Stdout = nil
-	}
-	if !r.AttachStderr {
-		streams.Stderr = nil
-	}
-	ex.Begun(e.ledger)
 	// What runs is not the caller's to end: neither its context nor its connection stop it.
 	life := e.scope(e.life)
 	p, err := e.launch(life, ex, o, streams)

@@ -59,11 +59,7 @@ func (l *lab) hostile(t *testing.T, spoil func(w http.ResponseWriter, r *http.Re
 // withStall lets registries be silent for d only.
 func (l *lab) withStall(t *testing.T, d time.Duration) {
 	t.Helper()
-	saved := l.engine.registries
-	own := *saved
-	own.stall = d
-	l.engine.registries = &own
-	t.Cleanup(func() { l.engine.registries = saved })
+	l.with(t, func(r *registries) { r.stall = d })
 }
 
 // traces is what a transfer may leave behind.
@@ -183,7 +179,21 @@ func TestHostileRegistry(t *testing.T) {
 				}
 			}
 			return true
-		}, "manifest for REF not found", errdefs.IsNotFound},
+		}, "cannot pull REF: .*the registry HOST sent a manifest of more than 4393216 bytes, which is the most that is read", errdefs.IsUnavailable},
+		{"a manifest that does not end", func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+			if !isManifest(r) {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+			if r.Method != http.MethodGet {
+				return true
+			}
+			for junk := make([]byte, 64<<10); ; {
+				if _, err := w.Write(junk); err != nil {
+					return true
+				}
+			}
+		}, "cannot pull REF: .*the registry HOST sent a manifest of more than 4393216 bytes, which is the most that is read", errdefs.IsUnavailable},
 		{"too many requests", func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 			w.WriteHeader(http.StatusTooManyRequests)
 			_, _ = io.WriteString(w, `{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit."}]}`)
@@ -209,7 +219,12 @@ func TestHostileRegistry(t *testing.T) {
 		{"nonsense", func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 			_, _ = io.WriteString(w, "<html>welcome to the hotel</html>")
 			return true
-		}, "manifest for REF not found", errdefs.IsNotFound},
+		}, "cannot pull REF: .*the registry HOST sent a web page instead of a manifest", errdefs.IsUnavailable},
+		{"something else", func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, "{}")
+			return true
+		}, "cannot pull REF: the registry sent application/json instead of a manifest", errdefs.IsUnavailable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			l.cleanAfter(t)

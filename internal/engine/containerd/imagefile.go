@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -128,12 +129,9 @@ func (e *Engine) Save(ctx context.Context, refs []string, want []ocispec.Platfor
 		return err
 	}
 	defer func() { _ = done(context.WithoutCancel(ctx)) }() // it expires by itself
-	var match platforms.MatchComparer = hostFirst{platforms.Default()}
-	if len(want) > 0 {
-		match = platforms.Ordered(want...)
-	}
-	opts := []archive.ExportOpt{archive.WithSkipNonDistributableBlobs(), archive.WithPlatform(match),
-		archive.WithSkipMissing(e.client.ContentStore())}
+	opts := []archive.ExportOpt{archive.WithSkipNonDistributableBlobs(), archive.WithSkipMissing(e.client.ContentStore())}
+	first := hereFirst{platforms.Default(), map[string]bool{}}
+	var saved [][]*imageInfo
 	ids := map[string]map[string]string{} // labels of what is saved
 	for _, ref := range refs {
 		found, err := e.toSave(ctx, ref)
@@ -148,8 +146,24 @@ func (e *Engine) Save(ctx context.Context, refs []string, want []ocispec.Platfor
 			if err := e.holdContent(ctx, img.Target); err != nil {
 				return err
 			}
+			all, err := e.variants(ctx, img.Target)
+			if err != nil {
+				return err
+			}
+			if images.IsIndexType(target.MediaType) { // there is something to choose
+				saved = append(saved, all)
+				first.learn(all)
+			}
 			opts = append(opts, archive.WithManifest(target, exportNames(img.Name)...))
 			ids[img.Target.Digest.String()] = e.labels(ctx, img.Target)
+		}
+	}
+	if len(want) > 0 {
+		opts = append(opts, archive.WithPlatform(platforms.Ordered(want...)))
+	} else {
+		opts = append(opts, archive.WithPlatform(first))
+		if !first.serves(saved) {
+			opts = append(opts, archive.WithSkipDockerManifest())
 		}
 	}
 	if err := e.client.Export(ctx, w, opts...); err != nil {
@@ -226,12 +240,39 @@ func (e *Engine) saveTarget(ctx context.Context, img images.Image, want []ocispe
 	return target, nil
 }
 
-// hostFirst matches every platform and prefers this host's.
-type hostFirst struct{ platforms.MatchComparer }
+// hereFirst matches every platform. It prefers those of which all saved indexes have what they list, and then this host's:
+// manifest.json, which has one platform for each image, must not name what is not here.
+type hereFirst struct {
+	platforms.MatchComparer
+	lacking map[string]bool
+}
 
-func (hostFirst) Match(ocispec.Platform) bool { return true }
+// learn notes what of an image is not here.
+func (h hereFirst) learn(all []*imageInfo) {
+	for _, i := range all {
+		if !i.here {
+			h.lacking[platforms.FormatAll(i.platform)] = true
+		}
+	}
+}
 
-func (h hostFirst) Less(a, b ocispec.Platform) bool {
+// serves says whether there is a platform to choose in each index. If there is not, manifest.json is left out.
+func (h hereFirst) serves(saved [][]*imageInfo) bool {
+	for _, all := range saved {
+		if !slices.ContainsFunc(all, func(i *imageInfo) bool { return i.about == "" && !h.lacking[platforms.FormatAll(i.platform)] }) {
+			return false
+		}
+	}
+	return true
+}
+
+func (hereFirst) Match(ocispec.Platform) bool { return true }
+
+func (h hereFirst) Less(a, b ocispec.Platform) bool {
+	lacks := func(p ocispec.Platform) bool { return h.lacking[platforms.FormatAll(platforms.Normalize(p))] }
+	if al, bl := lacks(a), lacks(b); al != bl {
+		return bl
+	}
 	if am, bm := h.MatchComparer.Match(a), h.MatchComparer.Match(b); am != bm {
 		return am
 	}

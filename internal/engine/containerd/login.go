@@ -41,7 +41,11 @@ func (e *Engine) Login(ctx context.Context, auth *registry.AuthConfig) (string, 
 			return "", context.Cause(ctx)
 		}
 		if refused(err) {
-			return "", ledger.Errorf(errdefs.ErrUnauthenticated, "Get %q: unauthorized: %s", at, err)
+			why, _ := registrySays(err)
+			if why == "" {
+				why = err.Error()
+			}
+			return "", ledger.Errorf(errdefs.ErrUnauthenticated, "Get %q: unauthorized: %s", at, why)
 		}
 		return "", ledger.Errorf(errdefs.ErrUnavailable, "%s", err)
 	}

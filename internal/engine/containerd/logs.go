@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -66,15 +67,9 @@ var errLogEnd = errors.New("past the last line that was asked for")
 
 func (r *logReader) run(ctx context.Context, ended <-chan engine.WaitResult) error {
 	if r.o.Tail >= 0 {
-		total := 0
-		for i := range r.files() {
-			n, err := countEntries(r.name(i))
-			if err != nil {
-				return err
-			}
-			total += n
+		if err := r.seekTail(r.o.Tail); err != nil {
+			return err
 		}
-		r.skip = max(0, total-r.o.Tail)
 	}
 	var watch *dirWatch
 	if ended != nil {
@@ -102,6 +97,40 @@ func (r *logReader) run(ctx context.Context, ended <-chan engine.WaitResult) err
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// seekTail opens the file in which the last n entries begin, if there are more than those. It is open from when its entries
+// were counted: that a rotation discards it, or ones before it, takes nothing from the tail.
+func (r *logReader) seekTail(n int) error {
+	counted := map[shimdata.Identity]bool{}
+	for i := 0; i < r.files(); i++ {
+		f, err := openLog(r.name(i))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a rotation is about to make it
+		}
+		if err != nil {
+			return err
+		}
+		if counted[f.id] { // a rotation has moved it here
+			f.Close()
+			continue
+		}
+		counted[f.id] = true
+		here, err := f.entries()
+		if err == nil && here >= n {
+			if err = f.rewind(); err == nil {
+				r.use(f)
+				r.skip = here - n
+				return nil
+			}
+		}
+		f.Close()
+		if err != nil {
+			return err
+		}
+		n -= here
+	}
+	return nil
 }
 
 func endOf(err error) error {
@@ -340,24 +369,12 @@ func openLog(path string) (*logFile, error) {
 	return &logFile{File: f, id: shimdata.Identity(z.Comment), text: z, whole: true}, nil
 }
 
-func countEntries(path string) (int, error) {
-	f, err := openLog(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	n := 0
+// entries counts those up to the file's present end.
+func (f *logFile) entries() (n int, err error) {
 	buf := make([]byte, 64<<10)
 	for {
 		k, err := f.text.Read(buf)
-		for _, c := range buf[:k] {
-			if c == '\n' {
-				n++
-			}
-		}
+		n += bytes.Count(buf[:k], []byte{'\n'})
 		if errors.Is(err, io.EOF) || err != nil && f.whole {
 			return n, nil
 		}
@@ -365,6 +382,20 @@ func countEntries(path string) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// rewind goes back to the file's beginning.
+func (f *logFile) rewind() error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil || !f.whole {
+		return err
+	}
+	z, err := gzip.NewReader(f)
+	if err != nil { // as in openLog
+		f.text = strings.NewReader("")
+		return nil
+	}
+	f.text = z
+	return nil
 }
 
 // dirWatch tells of changes in a folder. Several may come as one.

@@ -77,6 +77,9 @@ func (e *Engine) pullOne(ctx context.Context, name reference.Named, o *engine.Pu
 
 	resolver := e.registries.resolver(o.Auth, nil)
 	_, target, err := resolver.Resolve(ctx, name.String())
+	if err == nil && !images.IsManifestType(target.MediaType) && !images.IsIndexType(target.MediaType) {
+		err = fmt.Errorf("the registry sent %s instead of a manifest", target.MediaType)
+	}
 	if err != nil {
 		return pullError(name, o.Platform, err)
 	}

@@ -24,6 +24,7 @@ import (
 
 // registries says how to reach registries: over which addresses, and how far they are trusted.
 type registries struct {
+	mu       *sync.RWMutex   // guards the next three
 	hosts    map[string]bool // insecure, HOST:PORT
 	networks []netip.Prefix  // insecure
 	mirrors  []*url.URL      // of docker.io
@@ -34,7 +35,7 @@ type registries struct {
 }
 
 func newRegistries(c *Config) (*registries, error) {
-	r := &registries{hosts: map[string]bool{}, certs: c.CertsDirs, stall: engine.StallTime, strict: docker.DefaultHTTPTransport(nil),
+	r := &registries{mu: new(sync.RWMutex), hosts: map[string]bool{}, certs: c.CertsDirs, stall: engine.StallTime, strict: docker.DefaultHTTPTransport(nil),
 		lax: docker.DefaultHTTPTransport(&tls.Config{InsecureSkipVerify: true})}
 	for _, s := range append([]string{"127.0.0.0/8", "::1/128"}, c.InsecureRegistries...) {
 		if p, err := netip.ParsePrefix(s); err == nil {
@@ -55,7 +56,30 @@ func newRegistries(c *Config) (*registries, error) {
 	return r, nil
 }
 
+// SetRegistries replaces the Config's InsecureRegistries and Mirrors for pulls from now on. An error changes nothing.
+func (e *Engine) SetRegistries(insecure, mirrors []string) error {
+	c := e.cfg
+	c.InsecureRegistries, c.Mirrors = insecure, mirrors
+	now, err := newRegistries(&c)
+	if err != nil {
+		return err
+	}
+	r := e.registries
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hosts, r.networks, r.mirrors = now.hosts, now.networks, now.mirrors
+	return nil
+}
+
+func (r *registries) mirrorsNow() []*url.URL {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mirrors
+}
+
 func (r *registries) insecure(host string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	if r.hosts[host] {
 		return true
 	}
@@ -80,7 +104,7 @@ func (r *registries) resolver(auth *registry.AuthConfig, tracker docker.StatusTr
 	return docker.NewResolver(docker.ResolverOptions{Tracker: tracker, Hosts: func(host string) ([]docker.RegistryHost, error) {
 		var list []docker.RegistryHost
 		if host == dockerIO {
-			for _, m := range r.mirrors {
+			for _, m := range r.mirrorsNow() {
 				transport, err := r.transport(m.Host)
 				if err != nil {
 					return nil, err
@@ -127,16 +151,16 @@ func (r *registries) own(host string, auth *registry.AuthConfig, refreshed docke
 // transport is how requests to a host travel. One that is insecure may speak TLS that nobody vouches for, or none.
 func (r *registries) transport(host string) (http.RoundTripper, error) {
 	if r.insecure(host) {
-		return docker.NewHTTPFallback(patient{r.lax, r.stall}), nil
+		return checked{docker.NewHTTPFallback(patient{r.lax, r.stall}), nil}, nil
 	}
 	c, err := hostTLS(r.certs, host)
 	if err != nil {
-		return nil, ledger.Errorf(errdefs.ErrFailedPrecondition, "certificates of the registry %s: %s", host, err)
+		return nil, ledger.Errorf(errdefs.ErrUnavailable, "certificates of the registry %s: %s", host, err)
 	}
 	if c == nil {
-		return patient{r.strict, r.stall}, nil
+		return checked{patient{r.strict, r.stall}, r.certs}, nil
 	}
-	return patient{docker.DefaultHTTPTransport(c), r.stall}, nil
+	return checked{patient{docker.DefaultHTTPTransport(c), r.stall}, r.certs}, nil
 }
 
 // do sends a request to a registry, with whatever credentials it asks for. The answer is not necessarily a success.

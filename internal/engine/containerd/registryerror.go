@@ -78,6 +78,15 @@ func refused(err error) bool {
 
 // registryAnswer is the error that a registry gave in the form of the distribution specification; nil if it gave none.
 func registryAnswer(err error) error {
+	words, class := registrySays(err)
+	if words == "" {
+		return nil
+	}
+	return ledger.Errorf(class, "error from registry: %s", words)
+}
+
+// registrySays is what a registry, or its token server, said in that form.
+func registrySays(err error) (said string, class error) {
 	var list docker.Errors
 	if !errors.As(err, &list) {
 		var status remoteerrors.ErrUnexpectedStatus
@@ -85,14 +94,14 @@ func registryAnswer(err error) error {
 		switch {
 		case errors.As(err, &status):
 			if json.Unmarshal(status.Body, &list) != nil {
-				return nil
+				return "", nil
 			}
 		case errors.As(err, &one):
 			list = docker.Errors{one}
 		}
 	}
 	var words []string
-	class := error(errdefs.ErrUnknown)
+	class = errdefs.ErrUnknown
 	for _, entry := range list {
 		var d docker.Error
 		if !errors.As(entry, &d) {
@@ -120,10 +129,7 @@ func registryAnswer(err error) error {
 			class = errdefs.ErrResourceExhausted
 		}
 	}
-	if len(words) == 0 {
-		return nil
-	}
-	return ledger.Errorf(class, "error from registry: %s", strings.Join(slices.Compact(words), "\n"))
+	return strings.Join(slices.Compact(words), "\n"), class
 }
 
 // badStatus is the error for an answer that is no success.

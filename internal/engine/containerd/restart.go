@@ -86,48 +86,7 @@ func (e *Engine) autoRemove(ctx context.Context, id string) {
 	}
 }
 
-// halt takes down that a user wants the end of a container, so that no policy restarts it, also after a death of the
-// daemon, and returns it as it is then.
-func (e *Engine) halt(ctx context.Context, c *ledger.Container) (*ledger.Container, error) {
-	if !c.Active() || c.HostConfig.RestartPolicy.IsNone() {
-		return c, nil
-	}
-	c, unlock, err := e.ledger.Lock(ctx, c.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if !c.Active() {
-		return c, nil
-	}
-	n := ledger.Halted(c)
-	if err := e.save(e.scope(ctx), n, nil); err != nil {
-		return nil, err
-	}
-	e.ledger.Put(n)
-	return n, nil
-}
-
 // Restart implements engine.Life.
 func (e *Engine) Restart(ctx context.Context, name string, o engine.StopOptions) error {
-	c, unlock, err := e.ledger.Lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	if c.HostConfig.AutoRemove && c.Running() {
-		n := *c
-		n.State.Keep = true
-		e.ledger.Put(&n)
-	}
-	unlock()
-	if err := e.Stop(ctx, c.ID, o); err != nil {
-		return err
-	}
-	if err := e.Start(ctx, c.ID); err != nil {
-		return err
-	}
-	if c, err := e.ledger.Find(c.ID); err == nil {
-		e.ledger.Report(c, "restart", nil)
-	}
-	return nil
+	return e.ledger.Restart(ctx, e, name, o)
 }

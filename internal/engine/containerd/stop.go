@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
@@ -17,105 +16,22 @@ import (
 	"shoal.dev/shoal/internal/engine/ledger"
 )
 
-// killGrace is how long a container may take to disappear after SIGKILL.
-const killGrace = 30 * time.Second
+// ending is what the ledger needs to end containers.
+func (e *Engine) ending() ledger.Ending {
+	return ledger.Ending{
+		Save:   func(ctx context.Context, c *ledger.Container) error { return e.save(e.scope(ctx), c, nil) },
+		Signal: e.signal,
+	}
+}
 
 // Stop implements engine.Containers.
 func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) error {
-	c, err := e.ledger.Find(name)
-	if err != nil {
-		return err
-	}
-	signal, grace, err := ledger.StopSettings(c, o)
-	if err != nil {
-		return err
-	}
-	waited := c.State.Status == container.StateRestarting
-	if c, err = e.halt(ctx, c); err != nil || !c.Running() {
-		if err == nil && waited {
-			e.ledger.Report(c, "stop", nil)
-		}
-		return err
-	}
-	// Waiting begins before the signal, and without the container's lock, which its end takes.
-	wctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done, err := e.ledger.Wait(wctx, c.ID, container.WaitConditionNotRunning)
-	if err != nil {
-		return err
-	}
-	if err := e.signal(ctx, c, signal); err != nil {
-		return err
-	}
-	var deadline <-chan time.Time
-	if grace >= 0 {
-		t := time.NewTimer(grace)
-		defer t.Stop()
-		deadline = t.C
-	}
-	select {
-	case r := <-done:
-		if r.Err != nil {
-			return r.Err
-		}
-	case <-deadline:
-		if err := e.signal(ctx, c, unix.SIGKILL); err != nil {
-			return err
-		}
-		if err := e.awaitKilled(ctx, c, done); err != nil {
-			return err
-		}
-	}
-	if n, err := e.ledger.Find(c.ID); err == nil {
-		e.ledger.Report(n, "stop", nil)
-	}
-	return nil
-}
-
-func (e *Engine) awaitKilled(ctx context.Context, c *ledger.Container, done <-chan engine.WaitResult) error {
-	t := time.NewTimer(killGrace)
-	defer t.Stop()
-	select {
-	case r := <-done:
-		return r.Err
-	case <-t.C:
-		return ledger.Errorf(context.DeadlineExceeded, "container %s has not gone %s after it was killed", c.ID[:12], killGrace)
-	}
+	return e.ledger.Stop(ctx, name, o, e.ending())
 }
 
 // Kill implements engine.Containers.
 func (e *Engine) Kill(ctx context.Context, name, signal string) error {
-	if signal == "" {
-		signal = "SIGKILL"
-	}
-	s, err := ledger.ParseSignal(signal)
-	if err != nil {
-		return err
-	}
-	c, err := e.ledger.Find(name)
-	if err != nil {
-		return err
-	}
-	if !c.Active() {
-		return ledger.Errorf(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", name, c.ID)
-	}
-	if ledger.Ends(c, s) {
-		if c, err = e.halt(ctx, c); err != nil || !c.Running() {
-			return err
-		}
-	}
-	if s != unix.SIGKILL {
-		return e.signal(ctx, c, s)
-	}
-	// Docker returns from a SIGKILL when the container is gone.
-	done, err := e.ledger.Wait(ctx, c.ID, container.WaitConditionNotRunning)
-	if err != nil {
-		return err
-	}
-	if err := e.signal(ctx, c, s); err != nil {
-		return err
-	}
-	return e.awaitKilled(ctx, c, done)
+	return e.ledger.Kill(ctx, name, signal, e.ending())
 }
 
 // signal sends a signal to the container's first process. That it has ended meanwhile is no error.

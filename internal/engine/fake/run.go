@@ -265,91 +265,22 @@ func (e *Engine) drop(c *ledger.Container, volumes bool) {
 	}
 }
 
-// Stop implements engine.Containers.
-func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) error {
-	c, err := e.ledger.Find(name)
-	if err != nil {
-		return err
-	}
-	signal, grace, err := ledger.StopSettings(c, o)
-	if err != nil {
-		return err
-	}
-	waited := c.State.Status == container.StateRestarting
-	if c, err = e.halt(ctx, c); err != nil || !c.Running() {
-		if err == nil && waited {
-			e.ledger.Report(c, "stop", nil)
-		}
-		return err
-	}
-	wctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done, err := e.ledger.Wait(wctx, c.ID, container.WaitConditionNotRunning)
-	if err != nil {
-		return err
-	}
-	e.signal(c, int(signal))
-	var over <-chan time.Time
-	if grace >= 0 {
-		t := time.NewTimer(grace)
-		defer t.Stop()
-		over = t.C
-	}
-	select {
-	case r := <-done:
-		if r.Err != nil {
-			return r.Err
-		}
-	case <-over:
-		e.signal(c, 9)
-		if r := <-done; r.Err != nil {
-			return r.Err
-		}
-	}
-	e.ledger.Report(c, "stop", nil)
-	return nil
+// ending is what the ledger needs to end containers; there is nothing to keep.
+func (e *Engine) ending() ledger.Ending {
+	return ledger.Ending{Signal: func(_ context.Context, c *ledger.Container, s unix.Signal) error {
+		e.signal(c, int(s))
+		return nil
+	}}
 }
 
-// halt takes down that a user wants the end of a container, so that no policy restarts it.
-func (e *Engine) halt(ctx context.Context, c *ledger.Container) (*ledger.Container, error) {
-	if !c.Active() || c.HostConfig.RestartPolicy.IsNone() {
-		return c, nil
-	}
-	c, unlock, err := e.ledger.Lock(ctx, c.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	if !c.Active() {
-		return c, nil
-	}
-	n := ledger.Halted(c)
-	e.ledger.Put(n)
-	return n, nil
+// Stop implements engine.Containers.
+func (e *Engine) Stop(ctx context.Context, name string, o engine.StopOptions) error {
+	return e.ledger.Stop(ctx, name, o, e.ending())
 }
 
 // Restart implements engine.Life.
 func (e *Engine) Restart(ctx context.Context, name string, o engine.StopOptions) error {
-	c, unlock, err := e.ledger.Lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	if c.HostConfig.AutoRemove && c.Running() {
-		n := *c
-		n.State.Keep = true
-		e.ledger.Put(&n)
-	}
-	unlock()
-	if err := e.Stop(ctx, c.ID, o); err != nil {
-		return err
-	}
-	if err := e.Start(ctx, c.ID); err != nil {
-		return err
-	}
-	if c, err := e.ledger.Find(c.ID); err == nil {
-		e.ledger.Report(c, "restart", nil)
-	}
-	return nil
+	return e.ledger.Restart(ctx, e, name, o)
 }
 
 // signal ends a container as a program without a handler would, unless it is stubborn.
@@ -374,27 +305,7 @@ func (e *Engine) signal(c *ledger.Container, n int) {
 
 // Kill implements engine.Containers.
 func (e *Engine) Kill(ctx context.Context, name, signal string) error {
-	if signal == "" {
-		signal = "SIGKILL"
-	}
-	n, err := ledger.ParseSignal(signal)
-	if err != nil {
-		return err
-	}
-	c, err := e.ledger.Find(name)
-	if err != nil {
-		return err
-	}
-	if !c.Active() {
-		return ledger.Errorf(errdefs.ErrConflict, "cannot kill container: %s: container %s is not running", name, c.ID)
-	}
-	if ledger.Ends(c, n) {
-		if c, err = e.halt(ctx, c); err != nil || !c.Running() {
-			return err
-		}
-	}
-	e.signal(c, int(n))
-	return nil
+	return e.ledger.Kill(ctx, name, signal, e.ending())
 }
 
 // Remove implements engine.Containers.

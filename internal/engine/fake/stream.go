@@ -156,28 +156,14 @@ func (e *Engine) StartExec(ctx context.Context, id string, o engine.ExecStart) e
 	if err != nil {
 		return err
 	}
-	var s engine.Streams
-	if !o.Detach {
-		if s, err = o.Open(); err != nil {
-			ex.Release()
-			return err
-		}
+	s, err := ex.Open(e.ledger, o)
+	if err != nil {
+		return err
 	}
-	r := &ex.Request
-	if !r.AttachStdin {
-		s.Stdin = nil
-	}
-	if !r.AttachStdout {
-		s.Stdout = nil
-	}
-	if !r.AttachStderr {
-		s.Stderr = nil
-	}
-	ex.Begun(e.ledger)
-	if strings.HasPrefix(r.Cmd[0], "missing") {
+	if strings.HasPrefix(ex.Request.Cmd[0], "missing") {
 		ex.Failed(127)
 		return ledger.Errorf(errdefs.ErrInvalidArgument, "OCI runtime exec failed: exec failed: unable to start container process: "+
-			"exec: %q: executable file not found in $PATH: unknown", r.Cmd[0])
+			"exec: %q: executable file not found in $PATH: unknown", ex.Request.Cmd[0])
 	}
 	ex.Started(1000)
 	ended := make(chan error, 1)

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/escape"
 )
 
@@ -152,11 +153,34 @@ func (x *Execs) Begin(l *Ledger, id string) (*Exec, error) {
 	return ex, nil
 }
 
-// Release gives a claim back: nothing was started.
-func (ex *Exec) Release() {
+// release gives a claim back: nothing was started.
+func (ex *Exec) release() {
 	ex.mu.Lock()
 	defer ex.mu.Unlock()
 	ex.begun = false
+}
+
+// Open asks for the client's ends, keeps those that the command was to have and reports that it is about to run. An error
+// gives the claim back.
+func (ex *Exec) Open(l *Ledger, o engine.ExecStart) (s engine.Streams, err error) {
+	if !o.Detach {
+		if s, err = o.Open(); err != nil {
+			ex.release()
+			return engine.Streams{}, err
+		}
+	}
+	r := &ex.Request
+	if !r.AttachStdin {
+		s.Stdin = nil
+	}
+	if !r.AttachStdout {
+		s.Stdout = nil
+	}
+	if !r.AttachStderr {
+		s.Stderr = nil
+	}
+	ex.Begun(l)
+	return s, nil
 }
 
 // Begun reports that the command is about to run.

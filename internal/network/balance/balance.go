@@ -45,7 +45,7 @@ const tcpOverhead = 40
 type State struct {
 	Bridge string // the interface that tasks of services hang on
 	Tunnel string // the interface of tunnels to other nodes
-	// Bridges are all interfaces that containers hang on, Bridge among them, sorted by name.
+	// Bridges are all interfaces that containers hang on, Bridge among them, always in the same order.
 	Bridges []Bridge
 	// MTU is the tunnel's, in bytes.
 	MTU int

@@ -1,0 +1,42 @@
+package httpapi
+
+import "time"
+
+// SwarmHealth is how a swarm's managers are, as one of them sees it.
+type SwarmHealth struct {
+	// Status is StatusOK, StatusDegraded or StatusNoQuorum; Reasons says why it is not the first.
+	Status  string
+	Reasons []string
+	// Leader is the leading manager's node ID, "" if there is none.
+	Leader string
+	// Epoch counts cuts of the swarm's history.
+	Epoch uint64
+	// Voters are the managers that count, Quorum how many of them must live, Reachable how many answered, and Tolerance
+	// how many of those may still be lost.
+	Voters, Quorum, Reachable, Tolerance int
+	Managers                             []ManagerHealth
+}
+
+// The states of a swarm.
+const (
+	StatusOK       = "ok"
+	StatusDegraded = "degraded"
+	StatusNoQuorum = "no quorum"
+)
+
+// ManagerHealth is how one manager is. Of one that is not reachable the rest is not known.
+type ManagerHealth struct {
+	ID, Hostname, Addr       string
+	Voter, Leader, Reachable bool
+	// Lag is how many entries of the log it lacks that another manager has.
+	Lag uint64
+	// LastContact is how long ago it heard the leader, in nanoseconds; negative if it never did.
+	LastContact time.Duration
+	// CertificateNotAfter is when its certificate ends, and CertificateLate says that it should have been renewed by now.
+	CertificateNotAfter time.Time
+	CertificateLate     bool
+	// DiskFree and DiskTotal are bytes on the disk of its state.
+	DiskFree, DiskTotal uint64
+	// ClockOffset is how far its clock is ahead of the asked manager's, in nanoseconds, give or take the way there.
+	ClockOffset time.Duration
+}
