@@ -171,19 +171,18 @@ func TestLoginHost(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	l := real(t)
 	l.cleanAfter(t)
-	depot := httptest.NewServer(nil)
-	defer depot.Close()
 	for _, bearer := range []bool{false, true} {
 		t.Run(fmt.Sprintf("bearer=%v", bearer), func(t *testing.T) {
 			plain := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 			var elsewhere atomic.Bool
-			depot.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			depot := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				elsewhere.Store(true)
 				if r.Header.Get("Authorization") != "" {
 					t.Error("the credentials went to another host")
 				}
 				plain.ServeHTTP(w, r)
-			})
+			}))
+			defer depot.Close()
 			host := (&door{bearer: bearer, inner: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if isBlob(r) {
 					http.Redirect(w, r, (&url.URL{Scheme: "http", Host: strings.Replace(depot.Listener.Addr().String(), "127.0.0.1", "localhost", 1), Path: r.URL.Path}).String(), http.StatusTemporaryRedirect)

@@ -112,7 +112,7 @@ func (r *registries) resolver(auth *registry.AuthConfig, tracker docker.StatusTr
 				client := &http.Client{Transport: transport}
 				list = append(list, docker.RegistryHost{Client: client, Host: m.Host, Scheme: m.Scheme,
 					Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
-					Path:         strings.TrimSuffix(m.Path, "/") + "/v2", Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(client))})
+					Path:         strings.TrimSuffix(m.Path, "/") + "/v2", Authorizer: &turns{Authorizer: docker.NewDockerAuthorizer(docker.WithAuthClient(client))}})
 			}
 		}
 		own, err := r.own(host, auth, nil)
@@ -144,8 +144,22 @@ func (r *registries) own(host string, auth *registry.AuthConfig, refreshed docke
 	if refreshed != nil {
 		opts = append(opts, docker.WithFetchRefreshToken(refreshed))
 	}
-	h.Authorizer = docker.NewDockerAuthorizer(opts...)
+	h.Authorizer = &turns{Authorizer: docker.NewDockerAuthorizer(opts...)}
 	return h, nil
+}
+
+// turns lets requests ask for a token one after the other: containerd's authorizer looks at when a token expires while
+// another request still fetches it.
+type turns struct {
+	mu sync.Mutex
+	docker.Authorizer
+}
+
+// Authorize implements docker.Authorizer.
+func (t *turns) Authorize(ctx context.Context, r *http.Request) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Authorizer.Authorize(ctx, r)
 }
 
 // transport is how requests to a host travel. One that is insecure may speak TLS that nobody vouches for, or none.
