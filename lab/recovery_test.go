@@ -101,10 +101,14 @@ func TestForceNewCluster(t *testing.T) {
 	if now := objects(1); now != had {
 		t.Errorf("after the return of a lost manager the objects are\n%s\nand were\n%s", now, had)
 	}
-	for _, id := range strings.Fields(onLost) {
-		if strings.Contains(containers(3), id) {
-			t.Errorf("node3 still runs container %s, which was replaced", id)
+	w.until(20*time.Second, "what node3 ran and others run now has ended there", func(context.Context) error {
+		now := containers(3)
+		for _, id := range strings.Fields(onLost) {
+			if strings.Contains(now, id) {
+				return fmt.Errorf("it still runs container %s", id)
+			}
 		}
-	}
+		return nil
+	})
 	w.running(1, "hello", 8, 20*time.Second)
 }
