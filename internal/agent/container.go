@@ -52,6 +52,11 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 	if err != nil {
 		return engine.Spec{}, err
 	}
+	exposed, bindings, err := hostPorts(t)
+	if err != nil {
+		return engine.Spec{}, err
+	}
+	host.PortBindings = bindings
 	return engine.Spec{
 		Name: taskName(t),
 		Config: &container.Config{
@@ -68,6 +73,8 @@ func containerSpec(t *cluster.Task, nodeID string) (engine.Spec, error) {
 			Labels:      labels(t, c.Labels, nodeID),
 			StopSignal:  c.StopSignal,
 			StopTimeout: stopTimeout(c),
+
+			ExposedPorts: exposed,
 		},
 		HostConfig: host,
 		Ingress:    meshAddr(t),

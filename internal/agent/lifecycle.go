@@ -119,6 +119,7 @@ func (r *runner) start(ctx, up context.Context) error {
 
 // started reports that the container runs. Its task does only once it is healthy, if it has a health check.
 func (r *runner) started(in *container.InspectResponse) {
+	r.publishes(in)
 	if h := in.State.Health; h != nil && h.Status != container.Healthy && cluster.Before(r.state(), swarm.TaskStateRunning) {
 		r.report(swarm.TaskStateStarting, "starting", "", running(in))
 		return

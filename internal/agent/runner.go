@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
@@ -116,9 +117,20 @@ func (r *runner) report(state swarm.TaskState, message, errText string, c *swarm
 	if c == nil {
 		c = r.status.ContainerStatus
 	}
-	r.status = swarm.TaskStatus{Timestamp: at, State: state, Message: message, Err: errText, ContainerStatus: c, PortStatus: r.status.PortStatus}
+	ports := r.status.PortStatus
+	if cluster.Terminal(state) {
+		ports = swarm.PortStatus{} // the node has them back
+	}
+	r.status = swarm.TaskStatus{Timestamp: at, State: state, Message: message, Err: errText, ContainerStatus: c, PortStatus: ports}
 	r.a.out.put(r.id, r.status)
 	r.log.Debug("task state", "state", state, "error", errText)
+}
+
+// publishes notes the ports of the node that the next report is to name.
+func (r *runner) publishes(in *container.InspectResponse) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.PortStatus = portStatus(r.task, in)
 }
 
 // run lives the task's life until its record is gone and nothing is left of it, or ctx ends: then everything stays.

@@ -55,6 +55,8 @@ type Task struct {
 	// Released says that no node's kernel sends the task new connections any more, so that it may be stopped; see
 	// [Task.Held]. It is never taken back.
 	Released bool `json:",omitempty"`
+	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
+	HostPorts []swarm.PortConfig `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
 	Attempt uint64 `json:",omitempty"`
 	// RunningAt and EndedAt are when it was first known to run and to have ended, in swarm time: Status.Timestamp is the

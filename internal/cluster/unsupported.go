@@ -12,7 +12,7 @@ import (
 // Unsupported names the first thing that a valid specification asks for and that nothing here does yet, so that it is
 // refused instead of ignored. The error is NotImplemented; nil means that everything asked for is done.
 func Unsupported(spec swarm.ServiceSpec) error {
-	for _, list := range [][]missing{missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec), missingPorts(spec.EndpointSpec)} {
+	for _, list := range [][]missing{missingTask(&spec.TaskTemplate), missingContainer(spec.TaskTemplate.ContainerSpec)} {
 		if err := refuse(list); err != nil {
 			return err
 		}
@@ -63,17 +63,6 @@ func missingContainer(c *swarm.ContainerSpec) []missing {
 			m.Type != mount.TypeBind && m.Type != mount.TypeTmpfs && m.Type != mount.TypeVolume,
 			fmt.Sprintf("mounts of type %q", string(m.Type)), "ContainerSpec.Mounts",
 		})
-	}
-	return out
-}
-
-func missingPorts(e *swarm.EndpointSpec) []missing {
-	if e == nil {
-		return nil
-	}
-	var out []missing
-	for _, p := range e.Ports {
-		out = append(out, missing{p.PublishMode == swarm.PortConfigPublishModeHost, "ports published in host mode", "EndpointSpec.Ports"})
 	}
 	return out
 }

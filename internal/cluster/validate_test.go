@@ -180,7 +180,7 @@ func TestUnsupported(t *testing.T) {
 		{"networks", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "n"}} }, ""},
 		{"the host's network", func(s *S) { s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}} }, ""},
 		{"log driver", func(s *S) { s.TaskTemplate.LogDriver = &swarm.Driver{Name: "syslog"} }, "TaskTemplate.LogDriver"},
-		{"host port", func(s *S) { s.EndpointSpec.Ports[0].PublishMode = swarm.PortConfigPublishModeHost }, "host mode"},
+		{"host port", func(s *S) { s.EndpointSpec.Ports[0].PublishMode = swarm.PortConfigPublishModeHost }, ""},
 		{"dnsrr", func(s *S) { s.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeDNSRR} }, ""},
 	}
 	for _, tt := range tests {

@@ -131,6 +131,9 @@ func endpointSpec(spec swarm.ServiceSpec) swarm.EndpointSpec {
 // claimPorts claims what s publishes and frees what old published but s does not. Ports that the user left to us are
 // the address planner's.
 func claimPorts(tx *store.Tx, s, old *cluster.Service) error {
+	if err := checkHostPorts(tx.Snapshot, s); err != nil {
+		return err
+	}
 	want := map[string]swarm.PortConfig{}
 	for _, p := range endpointSpec(s.Spec).Ports {
 		if p.PublishedPort != 0 && p.PublishMode != swarm.PortConfigPublishModeHost {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"reflect"
 	"slices"
 	"strconv"
 
@@ -68,10 +67,10 @@ func (f filters) flag(key string) (bool, error) {
 	return on, nil
 }
 
-// current says whether a task has its service's template.
+// current says whether a task is what its service says.
 func current(snap *store.Snapshot, t *cluster.Task) bool {
 	s, ok := store.Get[*cluster.Service](snap, t.ServiceID)
-	return ok && (t.SpecVersion == s.Version.Index || reflect.DeepEqual(t.Spec, s.Spec.TaskTemplate))
+	return ok && t.Follows(s)
 }
 
 // resolve gives the IDs of the records that the references name; what names nothing is left out.

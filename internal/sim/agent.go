@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -32,8 +33,9 @@ type agent struct {
 type local struct {
 	id       string
 	addr     string
-	job      bool // its container ends by itself
-	bad      bool // its image is not there, until the faults are over
+	port     string // that it publishes on the node
+	job      bool   // its container ends by itself
+	bad      bool   // its image is not there, until the faults are over
 	state    swarm.TaskState
 	desired  swarm.TaskState
 	held     bool // to be stopped, but not yet
@@ -117,6 +119,9 @@ func (a *agent) fetch() {
 			}
 			l = &local{id: id, job: t.JobIteration != nil, bad: t.Spec.ContainerSpec.Image == badImage, state: swarm.TaskStateAssigned, reported: swarm.TaskStateAssigned}
 			a.tasks[id] = l
+		}
+		for _, p := range t.HostPorts {
+			l.port = fmt.Sprint(p.Protocol, p.PublishedPort)
 		}
 		l.desired, l.held = t.DesiredState, t.Held()
 		for _, n := range t.NetworksAttachments {

@@ -182,6 +182,7 @@ func (tr *truth) state(snap *store.Snapshot) {
 	slots := map[string]string{}
 	addrs := map[string]string{}
 	used := map[string]int64{}
+	onPort := map[string]string{}
 	gpus := map[string]string{}
 	for t := range store.List[*cluster.Task](snap) {
 		if t.WantsToRun() && !(t.JobIteration != nil && t.Ended()) {
@@ -202,6 +203,15 @@ func (tr *truth) state(snap *store.Snapshot) {
 					w.violate("tasks %s and %s share gpu %s", other, t.ID, gpu)
 				}
 				gpus[gpu] = t.ID
+			}
+		}
+		for _, p := range t.HostPorts {
+			port := fmt.Sprint(t.NodeID, " ", p.Protocol, p.PublishedPort)
+			if other := onPort[port]; placed(t) && other != "" && !w.o.Late {
+				w.violate("tasks %s and %s have one port of a node: %s", other, t.ID, port)
+			}
+			if placed(t) {
+				onPort[port] = t.ID
 			}
 		}
 		for _, a := range t.NetworksAttachments {
@@ -238,6 +248,9 @@ func (tr *truth) state(snap *store.Snapshot) {
 	for s := range store.List[*cluster.Service](snap) {
 		w.checkJob(snap, s)
 		for _, p := range s.Endpoint.Ports {
+			if p.PublishMode == swarm.PortConfigPublishModeHost {
+				continue
+			}
 			k := cluster.ClaimPort(string(p.Protocol), p.PublishedPort)
 			if other := ports[k]; other != "" {
 				w.violate("services %s and %s share %s", other, s.ID, k)
@@ -270,6 +283,11 @@ func (w *world) checkRoutes(a *agent) {
 
 // checkContainers checks that a container that starts shares its address with none that runs.
 func (w *world) checkContainers(a *agent, l *local) {
+	for _, o := range a.tasks {
+		if o != l && o.running() && l.port != "" && o.port == l.port && !w.o.Late {
+			w.violate("containers of tasks %s and %s on %s both publish %s", l.id, o.id, a.id, l.port)
+		}
+	}
 	if l.addr == "" {
 		return
 	}
@@ -393,6 +411,9 @@ func fits(snap *store.Snapshot, svc *cluster.Service, t *cluster.Task, n *cluste
 		if o.ServiceID == svc.ID && o.WantsToRun() {
 			own++
 		}
+		if sharePort(o, t) {
+			return false
+		}
 	}
 	if limit := t.Spec.Placement.MaxReplicas; limit > 0 && own >= limit {
 		return false
@@ -478,6 +499,9 @@ func (w *world) checkHistory(snap *store.Snapshot, s *cluster.Service) {
 	limit := uint64(5)
 	if n := snap.Swarm().Spec.Orchestration.TaskHistoryRetentionLimit; n != nil {
 		limit = uint64(*n)
+	}
+	if rolling(s) {
+		limit = max(limit, 1) // an update counts the slots whose tasks failed
 	}
 	if rp := s.Spec.TaskTemplate.RestartPolicy; rp != nil && rp.MaxAttempts != nil {
 		limit = max(limit, *rp.MaxAttempts+1)

@@ -34,7 +34,14 @@ func (w *world) updateConfig() *swarm.UpdateConfig {
 func (w *world) updateService(id string) {
 	var what string
 	var change func(*swarm.ServiceSpec)
-	switch w.rng.IntN(8) {
+	switch w.rng.IntN(9) {
+	case 8:
+		p := hostPort(uint32(w.rng.IntN(3)))
+		what, change = fmt.Sprintf("--publish-add %+v", p), func(s *swarm.ServiceSpec) {
+			if s.EndpointSpec != nil && s.EndpointSpec.Ports[0].PublishMode == swarm.PortConfigPublishModeHost {
+				s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{p}}
+			}
+		}
 	case 0:
 		what, change = "--rollback", nil
 	case 1:
@@ -91,7 +98,7 @@ func updateRules(s *cluster.Service) swarm.UpdateConfig {
 
 // sameTemplate says whether the task is what the service says now; the users here change nothing else of a template.
 func sameTemplate(s *cluster.Service, t *cluster.Task) bool {
-	return t.Spec.ContainerSpec.Image == s.Spec.TaskTemplate.ContainerSpec.Image && t.Spec.ForceUpdate == s.Spec.TaskTemplate.ForceUpdate
+	return samePorts(s, t) && t.Spec.ContainerSpec.Image == s.Spec.TaskTemplate.ContainerSpec.Image && t.Spec.ForceUpdate == s.Spec.TaskTemplate.ForceUpdate
 }
 
 // rolling says whether an update of the service goes on.
@@ -121,7 +128,7 @@ func (tr *truth) stoppedByUpdate(before, after *store.Snapshot, svc *cluster.Ser
 		return true
 	}
 	rules := updateRules(svc)
-	if rules.Order == swarm.UpdateOrderStartFirst {
+	if rules.Order == swarm.UpdateOrderStartFirst && !inTheWay(before, svc, old) {
 		tr.w.violate("task %s of %s.%s was stopped before its successor runs", t.ID, t.ServiceID, slotName(t))
 	}
 	return true

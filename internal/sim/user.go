@@ -141,7 +141,9 @@ func (w *world) createService() {
 		s.Spec.UpdateConfig, s.Spec.RollbackConfig = w.updateConfig(), w.updateConfig()
 	}
 	var claims []store.Change
-	switch w.rng.IntN(3) {
+	switch w.rng.IntN(4) {
+	case 2:
+		w.hostPorts(s)
 	case 0:
 		p := uint32(8080 + w.rng.IntN(6))
 		s.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: "tcp", TargetPort: 80, PublishedPort: p, PublishMode: swarm.PortConfigPublishModeIngress}}}

@@ -200,13 +200,16 @@ func (e *Engine) ended(ctx context.Context, c *ledger.Container, exit shimdata.E
 		// A disk that is full does not bring it back to life; the next daemon finds out by itself that it has ended.
 		e.cfg.Log.Error("cannot record the end of a container", "container", c.ID, "error", err)
 	}
-	e.ledger.Put(n, ledger.EndActions(n)...)
-	e.unmountVolumes(c)
-	e.dropShm(c)
-	if c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil {
+	networked := c.State.Sandbox.NetNS != "" && e.cfg.Sandboxes != nil
+	if networked { // before anybody hears of the end: who takes its place may want its ports
 		if err := e.cfg.Sandboxes.Detach(ctx, c.ID); err != nil {
 			e.cfg.Log.Warn("cannot detach a container from the network", "container", c.ID, "error", err)
 		}
+	}
+	e.ledger.Put(n, ledger.EndActions(n)...)
+	e.unmountVolumes(c)
+	e.dropShm(c)
+	if networked {
 		e.ledger.ReportEndpoints(c.ID, c.State.Sandbox, engine.Sandbox{})
 	}
 }

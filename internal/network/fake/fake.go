@@ -78,7 +78,7 @@ func (n *Network) Attach(ctx context.Context, id string, want engine.Attachment)
 			swarm = n.desired.Ingress.Ports
 		}
 		a.asked = want.Ports
-		if a.ports, err = n.book.Take(id, want.Ports, swarm, nil); err != nil {
+		if a.ports, err = n.book.Take(ports.Holder{ID: id, Name: want.Name}, want.Ports, swarm, nil); err != nil {
 			a.asked = nil
 		}
 	}

@@ -23,7 +23,7 @@ var (
 // published: the host's ports of containers, each of which only one has.
 func published(t *testing.T, n Network) {
 	take := func(id string, want ...engine.PortRequest) (engine.Sandbox, error) {
-		return n.Attach(t.Context(), id, engine.Attachment{Ports: want})
+		return n.Attach(t.Context(), id, engine.Attachment{Name: "box-" + id, Ports: want})
 	}
 	at := func(port uint16) engine.PortRequest { return engine.PortRequest{Port: web, First: port, Last: port} }
 	is := func(what string, s engine.Sandbox, err error, want ...engine.PublishedPort) {
@@ -52,7 +52,7 @@ func published(t *testing.T, n Network) {
 	is("attached again", again, err, both...)
 
 	_, err = take("b", at(28081), at(28080))
-	refused("a taken port", "Bind for 0.0.0.0:28080 failed: port is already allocated", err)
+	refused("a taken port", "Bind for 0.0.0.0:28080 failed: port is already allocated: container box-a has it", err)
 	detach("b")
 	_, err = take("b", engine.PortRequest{Port: web, HostIP: localhost, First: 28080, Last: 28080})
 	refused("a taken port at one address", "Bind for 127.0.0.1:28080 failed: port is already allocated", err)

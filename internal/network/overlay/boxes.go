@@ -112,7 +112,7 @@ func loadBoxes(cfg Config, subnet netip.Prefix, host *space, nl *netlink.Handle,
 		}
 		b.byID[x.ID] = x
 		for _, p := range x.Ports {
-			b.book.Add(x.ID, p)
+			b.book.Add(ports.Holder{ID: x.ID, Name: x.Name}, p)
 		}
 	}
 	b.renew()

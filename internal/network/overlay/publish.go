@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -25,7 +26,7 @@ func (b *boxes) takePorts(x *box, want []engine.PortRequest, swarm []network.Por
 	}
 	b.mu.Lock()
 	b.book.Release(x.ID)
-	got, err := b.book.Take(x.ID, want, swarm, probe)
+	got, err := b.book.Take(ports.Holder{ID: x.ID, Name: x.Name}, want, swarm, probe)
 	if err != nil {
 		want = nil
 	}
@@ -116,7 +117,13 @@ func (k *Kernel) republish(ctx context.Context) error {
 // probe binds a port of the host for a moment, to see whether a process has it. There is no way to ask for a port of
 // SCTP without the kernel's module for it.
 func (k *Kernel) probe(protocol string, ip netip.Addr, port uint16) error {
-	err := k.host.in(func() error {
+	var owner string
+	err := k.host.in(func() (err error) {
+		defer func() {
+			if errors.Is(err, unix.EADDRINUSE) {
+				owner = portOwner(protocol, ip, port)
+			}
+		}()
 		at := netip.AddrPortFrom(ip, port)
 		switch protocol {
 		case "tcp":
@@ -136,6 +143,9 @@ func (k *Kernel) probe(protocol string, ip netip.Addr, port uint16) error {
 	})
 	var errno unix.Errno
 	if errors.As(err, &errno) { // Docker's words are the kernel's alone
+		if owner != "" {
+			return fmt.Errorf("%w: %s has it", errno, owner)
+		}
 		return errno
 	}
 	return err

@@ -117,8 +117,8 @@ func TestPublishBesideProcesses(t *testing.T) {
 		r     engine.PortRequest
 		words string
 	}{
-		{request("80/tcp", "", 9000), "failed to bind host port for 0.0.0.0:9000:80/tcp: address already in use"},
-		{request("53/udp", "", 9001), "failed to bind host port for 0.0.0.0:9001:53/udp: address already in use"},
+		{request("80/tcp", "", 9000), "failed to bind host port for 0.0.0.0:9000:80/tcp: address already in use: process overlay.test"},
+		{request("53/udp", "", 9001), "failed to bind host port for 0.0.0.0:9001:53/udp: address already in use: process overlay.test"},
 		{request("80/tcp", "192.0.2.1", 9002), "failed to bind host port for 192.0.2.1:9002:80/tcp: cannot assign requested address"},
 	} {
 		_, err := h.k.Attach(t.Context(), "c", engine.Attachment{Ports: []engine.PortRequest{test.r}})

@@ -30,9 +30,12 @@ type key struct {
 	port     uint16
 }
 
+// Holder is a container that has ports; the name is for those who cannot have them.
+type Holder struct{ ID, Name string }
+
 type holder struct {
+	Holder
 	ip netip.Addr
-	id string
 }
 
 // Probe says why a port of the host cannot be used, such as that a process has it; nil if it can.
@@ -40,12 +43,12 @@ type Probe func(protocol string, ip netip.Addr, port uint16) error
 
 // Take gives a container the ports that it asks for, all or none. It fails with Conflict if one is another
 // container's, is one of swarm, or probe refuses it; probe may be nil.
-func (b *Book) Take(id string, want []engine.PortRequest, swarm []network.Port, probe Probe) ([]engine.PublishedPort, error) {
+func (b *Book) Take(c Holder, want []engine.PortRequest, swarm []network.Port, probe Probe) ([]engine.PublishedPort, error) {
 	var got []engine.PublishedPort
 	for _, r := range want {
-		p, err := b.one(id, r, swarm, probe)
+		p, err := b.one(c, r, swarm, probe)
 		if err != nil {
-			b.Release(id)
+			b.Release(c.ID)
 			return nil, err
 		}
 		got = append(got, p)
@@ -53,7 +56,7 @@ func (b *Book) Take(id string, want []engine.PortRequest, swarm []network.Port, 
 	return got, nil
 }
 
-func (b *Book) one(id string, r engine.PortRequest, swarm []network.Port, probe Probe) (engine.PublishedPort, error) {
+func (b *Book) one(c Holder, r engine.PortRequest, swarm []network.Port, probe Probe) (engine.PublishedPort, error) {
 	p := engine.PublishedPort{Port: r.Port, HostIP: r.HostIP}
 	if !p.HostIP.IsValid() {
 		p.HostIP = all
@@ -73,7 +76,7 @@ func (b *Book) one(id string, r engine.PortRequest, swarm []network.Port, probe 
 			if r.First == 0 {
 				b.cursor = p.HostPort
 			}
-			b.Add(id, p)
+			b.Add(c, p)
 			return p, nil
 		}
 	}
@@ -93,6 +96,9 @@ func (b *Book) refusal(p engine.PublishedPort, swarm []network.Port, probe Probe
 	at := netip.AddrPortFrom(p.HostIP, p.HostPort)
 	for _, h := range b.held[key{protocol, p.HostPort}] {
 		if h.ip == p.HostIP || h.ip == all || p.HostIP == all {
+			if h.Name != "" {
+				return refused("Bind for %s failed: port is already allocated: container %s has it", at, h.Name)
+			}
 			return refused("Bind for %s failed: port is already allocated", at)
 		}
 	}
@@ -111,12 +117,12 @@ func (b *Book) refusal(p engine.PublishedPort, swarm []network.Port, probe Probe
 }
 
 // Add notes a port that a container has from before.
-func (b *Book) Add(id string, p engine.PublishedPort) {
+func (b *Book) Add(c Holder, p engine.PublishedPort) {
 	if b.held == nil {
 		b.held = map[key][]holder{}
 	}
 	k := key{string(p.Port.Proto()), p.HostPort}
-	b.held[k] = append(b.held[k], holder{p.HostIP, id})
+	b.held[k] = append(b.held[k], holder{c, p.HostIP})
 }
 
 // Release gives back what a container has.
@@ -124,7 +130,7 @@ func (b *Book) Release(id string) {
 	for k, list := range b.held {
 		var left []holder
 		for _, h := range list {
-			if h.id != id {
+			if h.ID != id {
 				left = append(left, h)
 			}
 		}

@@ -205,7 +205,7 @@ func planService(snap *store.Snapshot, id string) reconcile.Plan {
 	had := slices.Clone(svc.Endpoint.Ports)
 	var ports []swarm.PortConfig
 	var claims []store.Change
-	given := map[string]bool{}
+	var given map[string]bool // claims not to ask for
 	for _, p := range spec.Ports {
 		p = withDefaults(p)
 		if p.PublishedPort != 0 || p.PublishMode == swarm.PortConfigPublishModeHost {
@@ -223,6 +223,9 @@ func planService(snap *store.Snapshot, id string) reconcile.Plan {
 			ports = append(ports, had[i])
 			had = slices.Delete(had, i, i+1)
 			continue
+		}
+		if given == nil {
+			given = hostPorts(snap)
 		}
 		port, ok := freePort(snap, svc.ID, p, given)
 		if !ok {
@@ -297,6 +300,18 @@ func withDefaults(p swarm.PortConfig) swarm.PortConfig {
 
 func samePorts(e swarm.Endpoint, spec swarm.EndpointSpec, ports []swarm.PortConfig) bool {
 	return e.Spec.Mode == spec.Mode && slices.Equal(e.Spec.Ports, spec.Ports) && slices.Equal(e.Ports, ports)
+}
+
+// hostPorts are the claims of the ports that services publish on their tasks' nodes: nobody has claimed them, but the
+// routing mesh cannot have them.
+func hostPorts(snap *store.Snapshot) map[string]bool {
+	taken := map[string]bool{}
+	for s := range store.List[*cluster.Service](snap) {
+		for _, p := range cluster.FixedHostPorts(cluster.HostPorts(s.Spec.EndpointSpec)) {
+			taken[cluster.ClaimPort(p.Protocol, p.Port)] = true
+		}
+	}
+	return taken
 }
 
 // freePort finds a port for the service; where it starts to look depends on the service and the port inside, so that

@@ -39,7 +39,8 @@ type seat struct {
 	*cluster.Node
 	cpu, memory int64 // free, in billionths of a CPU and bytes
 	generic     pool
-	tasks       int // that have not ended
+	ports       map[cluster.HostPort]bool // that tasks have
+	tasks       int                       // that have not ended
 }
 
 func newBoard(snap *store.Snapshot) *board {
@@ -49,7 +50,7 @@ func newBoard(snap *store.Snapshot) *board {
 			generic: newPool(n.Description.Resources.GenericResources)}
 		for t := range snap.TasksByNode(n.ID) {
 			if placed(t) && !t.Ended() {
-				s.take(&t.Spec)
+				s.take(t)
 				s.generic.take(t.GenericResources)
 			}
 		}
@@ -60,8 +61,14 @@ func newBoard(snap *store.Snapshot) *board {
 }
 
 // take books a task.
-func (s *seat) take(spec *swarm.TaskSpec) {
-	r := reservations(spec)
+func (s *seat) take(t *cluster.Task) {
+	for _, p := range t.NodePorts() {
+		if s.ports == nil {
+			s.ports = map[cluster.HostPort]bool{}
+		}
+		s.ports[p] = true
+	}
+	r := reservations(&t.Spec)
 	s.cpu -= r.NanoCPUs
 	s.memory -= r.MemoryBytes
 	s.tasks++
@@ -73,6 +80,7 @@ const (
 	filterResources
 	filterConstraints
 	filterPlatform
+	filterPorts
 	filterMaxReplicas
 	filters
 )
@@ -90,7 +98,7 @@ func explain(filter, nodes int) string {
 	}
 	what := [...]string{
 		filterResources: "insufficient resources", filterConstraints: "scheduling constraints not satisfied",
-		filterPlatform: "unsupported platform",
+		filterPlatform: "unsupported platform", filterPorts: "host-mode port already in use",
 	}[filter]
 	if nodes == 1 {
 		return what + " on 1 node"
@@ -104,6 +112,7 @@ type job struct {
 	task        *cluster.Task // one of them
 	reserve     swarm.Resources
 	generic     map[string]int64 // by kind
+	ports       []cluster.HostPort
 	maxReplicas int
 	spread      []string // label descriptors
 	count       *count
@@ -123,6 +132,7 @@ type option struct {
 
 func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	j := &job{board: b, task: t, reserve: reservations(&t.Spec), groups: map[string]int{}}
+	j.ports = cluster.FixedHostPorts(t.HostPorts)
 	j.generic = wanted(j.reserve.GenericResources)
 	var constraints []cluster.Constraint
 	var platforms []swarm.Platform
@@ -215,7 +225,7 @@ func (j *job) place(t *cluster.Task) (*cluster.Node, []swarm.GenericResource) {
 	if best == nil {
 		return nil, nil
 	}
-	best.take(&t.Spec)
+	best.take(t)
 	j.count.own[best.ID]++
 	for _, g := range best.groups {
 		j.groups[g]++
@@ -260,6 +270,9 @@ func (j *job) check(o *option) int {
 	}
 	if o.blocked != filters {
 		return o.blocked
+	}
+	if slices.ContainsFunc(j.ports, func(p cluster.HostPort) bool { return o.ports[p] }) {
+		return filterPorts
 	}
 	if j.maxReplicas > 0 && j.count.own[o.ID] >= j.maxReplicas {
 		return filterMaxReplicas

@@ -93,7 +93,7 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 	job := func(t *cluster.Task) *job {
 		k := jobKey{t.ServiceID, t.SpecVersion}
 		j := jobs[k]
-		if j == nil || !sameSpec(&j.task.Spec, &t.Spec) {
+		if j == nil || !sameWants(j.task, t) {
 			j = b.newJob(t, env.Now)
 			jobs[k] = j
 		}
@@ -133,9 +133,10 @@ type jobKey struct {
 	version uint64
 }
 
-// sameSpec says whether two tasks ask the same of a node.
-func sameSpec(a, b *swarm.TaskSpec) bool {
-	return a == b || reflect.DeepEqual(a.Placement, b.Placement) && reflect.DeepEqual(reservations(a), reservations(b))
+// sameWants says whether two tasks ask the same of a node.
+func sameWants(a, b *cluster.Task) bool {
+	return a == b || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement) && slices.Equal(a.HostPorts, b.HostPorts) &&
+		reflect.DeepEqual(reservations(&a.Spec), reservations(&b.Spec))
 }
 
 func reservations(s *swarm.TaskSpec) swarm.Resources {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 	"pgregory.net/rapid"
 
@@ -41,6 +42,17 @@ func reserve(cpu, memory int64) func(*cluster.Task) {
 
 func on(node string, state swarm.TaskState) func(*cluster.Task) {
 	return func(t *cluster.Task) { t.NodeID, t.Status.State = node, state }
+}
+
+// onPorts publishes ports in host mode.
+func onPorts(ports ...swarm.PortConfig) func(*cluster.Task) {
+	return func(t *cluster.Task) {
+		t.HostPorts = cluster.HostPorts(&swarm.EndpointSpec{Ports: ports})
+	}
+}
+
+func hostPort(protocol network.IPProtocol, port uint32) swarm.PortConfig {
+	return swarm.PortConfig{Protocol: protocol, TargetPort: 80, PublishedPort: port, PublishMode: swarm.PortConfigPublishModeHost}
 }
 
 func where(s *plantest.Swarm, t *cluster.Task) string {
@@ -101,6 +113,32 @@ func TestFilters(t *testing.T) {
 			s.Node("a")
 			task(s, "web", on("a", "running"))
 		}, func(t *cluster.Task) { t.Spec.Placement.MaxReplicas = 1 }, "", "no suitable node (max replicas per node limit exceed)"},
+		{"host port", func(s *plantest.Swarm) {
+			s.Node("a")
+			s.Node("b")
+			task(s, "other", on("a", "running"), onPorts(hostPort("tcp", 8080)))
+		}, onPorts(hostPort("", 8080)), "b", ""},
+		{"no host port", func(s *plantest.Swarm) {
+			s.Node("a")
+			s.Node("b")
+			task(s, "web", on("a", "running"), onPorts(hostPort("tcp", 8080)))
+			task(s, "other", on("b", "starting"), onPorts(hostPort("tcp", 8080)), func(t *cluster.Task) { t.DesiredState = "shutdown" })
+		}, onPorts(hostPort("tcp", 9090), hostPort("tcp", 8080)), "", "no suitable node (host-mode port already in use on 2 nodes)"},
+		{"a host port of the other protocol, and of what ended", func(s *plantest.Swarm) {
+			s.Node("a")
+			task(s, "other", on("a", "running"), onPorts(hostPort("udp", 8080)))
+			task(s, "other", on("a", "failed"), onPorts(hostPort("tcp", 8080)))
+		}, onPorts(hostPort("tcp", 8080)), "a", ""},
+		{"a host port that the node chose", func(s *plantest.Swarm) {
+			s.Node("a")
+			task(s, "other", on("a", "running"), onPorts(hostPort("tcp", 0)), func(t *cluster.Task) {
+				t.Status.PortStatus.Ports = []swarm.PortConfig{hostPort("tcp", 32768)}
+			})
+		}, onPorts(hostPort("tcp", 32768)), "", "no suitable node (host-mode port already in use on 1 node)"},
+		{"host ports left open", func(s *plantest.Swarm) {
+			s.Node("a")
+			task(s, "other", on("a", "running"), onPorts(hostPort("tcp", 0)))
+		}, onPorts(hostPort("tcp", 0)), "a", ""},
 		{"fewest of the service before fewest at all", func(s *plantest.Swarm) {
 			s.Node("a")
 			s.Node("b")
@@ -313,6 +351,31 @@ func TestATaskStartsWhenRoomAppears(t *testing.T) {
 	s.Settle(p)
 	if where(s, k) != "a" || plantest.Get[*cluster.Task](s, k.ID).Status.Err != "" {
 		t.Error("not placed when there was room")
+	}
+}
+
+// One plan gives a port of a node to one task; the rest wait, and one more starts when one ends.
+func TestHostPortsInOnePlan(t *testing.T) {
+	s := plantest.New(t)
+	s.Node("a")
+	s.Node("b")
+	var p placement.Planner
+	var ts []*cluster.Task
+	for i := range 3 {
+		ts = append(ts, task(s, fmt.Sprint("web", i), onPorts(hostPort("tcp", 8080))))
+	}
+	s.Settle(p)
+	per := map[string][]string{}
+	for _, k := range ts {
+		per[where(s, k)] = append(per[where(s, k)], k.ID)
+	}
+	if len(per["a"]) != 1 || len(per["b"]) != 1 || len(per[""]) != 1 {
+		t.Fatal(per)
+	}
+	plantest.Change(s, per["b"][0], func(t *cluster.Task) { t.Status.State = swarm.TaskStateComplete })
+	s.Settle(p)
+	if got := plantest.Get[*cluster.Task](s, per[""][0]); got.NodeID != "b" {
+		t.Errorf("on %q: %s", got.NodeID, got.Status.Err)
 	}
 }
 

@@ -174,6 +174,7 @@ func (r *reaper) slot(tasks []*cluster.Task, claim *cluster.Claim) {
 			}
 		case orphan:
 			r.end(t)
+		case completes(t, tasks, claim):
 		case t.Ended() && (claim == nil || claim.Owner != t.ID): // the owner says whether the slot has finished
 			old = append(old, t)
 		}
@@ -194,6 +195,16 @@ func (r *reaper) slot(tasks []*cluster.Task, claim *cluster.Claim) {
 		changes = append(changes, store.Delete(t))
 	}
 	r.group("the slot has served its time", changes...)
+}
+
+// completes says whether the task has done the work of its job's slot while the slot is still another's: the service planner
+// is about to give it the slot, which must not lose who completed it before that.
+func completes(t *cluster.Task, tasks []*cluster.Task, claim *cluster.Claim) bool {
+	if claim == nil || t.JobIteration == nil || t.Status.State != swarm.TaskStateComplete {
+		return false
+	}
+	i := slices.IndexFunc(tasks, func(o *cluster.Task) bool { return o.ID == claim.Owner })
+	return i >= 0 && tasks[i].JobIteration != nil && *tasks[i].JobIteration == *t.JobIteration && tasks[i].Status.State != swarm.TaskStateComplete
 }
 
 // excess is the oldest of a slot's ended tasks, those beyond what is kept.

@@ -394,6 +394,7 @@ func (pl *plan) newTask(p place) *cluster.Task {
 	t.ID = pl.env.NewID()
 	t.Labels = pl.svc.Spec.Labels
 	t.Spec = pl.svc.Spec.TaskTemplate
+	t.HostPorts = cluster.HostPorts(pl.svc.Spec.EndpointSpec)
 	t.ServiceID = pl.svc.ID
 	t.Slot, t.NodeID = p.number, p.node
 	t.DesiredState = pl.goal()

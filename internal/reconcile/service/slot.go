@@ -2,7 +2,6 @@ package service
 
 import (
 	"cmp"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -148,7 +147,7 @@ func (pl *plan) restart(s *slot) {
 		return
 	}
 	t := pl.newTask(s.place)
-	if reflect.DeepEqual(cur.Spec, t.Spec) {
+	if cur.Follows(pl.svc) {
 		t.Attempt = cur.Attempt + 1
 	}
 	delay := defaultDelay
@@ -174,7 +173,7 @@ func (pl *plan) move(s *slot, why string) {
 		return
 	}
 	t := pl.newTask(s.place)
-	if reflect.DeepEqual(cur.Spec, t.Spec) {
+	if cur.Follows(pl.svc) {
 		t.Attempt = cur.Attempt
 	}
 	if pl.stopping(cur) {

@@ -57,14 +57,15 @@ func publishes(svc *cluster.Service) bool {
 	return false
 }
 
-// dirty says whether the task is not what the service says now: its template is another, or it was made when the service
+// dirty says whether the task is not what the service says now: its template or the ports
+// that it publishes on its node are others, or it was made when the service
 // did not publish anything, so that the routing mesh cannot reach it. Another version with the same template, such as
 // after a change of the scale or the labels, makes nothing dirty.
 func (pl *plan) dirty(t *cluster.Task) bool {
 	if pl.ingress && t.Status.State != swarm.TaskStateNew && len(t.NetworksAttachments) == 0 && t.WantsToRun() && !t.Ended() {
 		return true
 	}
-	return t.SpecVersion != pl.svc.Version.Index && !reflect.DeepEqual(t.Spec, pl.svc.Spec.TaskTemplate)
+	return !t.Follows(pl.svc)
 }
 
 // rolls says whether tasks of an older template are to be replaced now. It keeps the update's status: begun, failed. ok is
@@ -270,7 +271,7 @@ func (pl *plan) finish() {
 func (pl *plan) renew(s *slot) {
 	cur := s.current
 	t := pl.newTask(s.place)
-	if pl.runs(cur) && pl.config().Order == swarm.UpdateOrderStartFirst {
+	if pl.runs(cur) && pl.config().Order == swarm.UpdateOrderStartFirst && pl.fitsBeside(t, cur) {
 		pl.group(s.String()+" is updated, the new task first", store.Create(t), pl.claim(s, t))
 		return
 	}

@@ -22,7 +22,7 @@ type rollout struct {
 	*plantest.Swarm
 }
 
-func newRollout(t testing.TB, replicas uint64, c swarm.UpdateConfig) *rollout {
+func newRollout(t testing.TB, replicas uint64, c swarm.UpdateConfig, change ...func(*cluster.Service)) *rollout {
 	r := &rollout{plantest.New(t)}
 	for _, n := range []string{"n1", "n2", "n3"} {
 		r.Node(n)
@@ -32,6 +32,9 @@ func newRollout(t testing.TB, replicas uint64, c swarm.UpdateConfig) *rollout {
 		v.Spec.UpdateConfig, v.Spec.RollbackConfig = &c, &back
 		delay := time.Duration(0)
 		v.Spec.TaskTemplate.RestartPolicy = &swarm.RestartPolicy{Delay: &delay}
+		for _, f := range change {
+			f(v)
+		}
 	})
 	r.rest()
 	r.work("")
@@ -209,6 +212,44 @@ func TestGoesBackToTheTaskThatRuns(t *testing.T) {
 	}
 	if state, _ := r.status(); state != swarm.UpdateStateRollbackCompleted {
 		t.Errorf("%s", state)
+	}
+}
+
+// What publishes a port of its node gives way to its successor, which could never have the port beside it.
+func TestStartFirstWithHostPorts(t *testing.T) {
+	port := func(n uint32) func(*cluster.Service) {
+		return func(v *cluster.Service) {
+			v.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{
+				{Protocol: "tcp", TargetPort: 80, PublishedPort: n, PublishMode: swarm.PortConfigPublishModeHost}}}
+		}
+	}
+	for _, tt := range []struct {
+		name     string
+		replicas uint64
+		change   func(*rollout)
+		want     []string
+	}{
+		{"a node each", 3, func(r *rollout) { r.image("hello:2") }, []string{"2 hello:1", "2 hello:1", "1 hello:1, 1 hello:2"}},
+		{"a node more", 2, func(r *rollout) { r.image("hello:2") }, []string{"2 hello:1", "1 hello:1, 1 hello:2"}},
+		{"another port", 3, func(r *rollout) { plantest.Change(r.Swarm, "web", port(9090)); r.rest() }, []string{"3 hello:1", "3 hello:1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRollout(t, tt.replicas, swarm.UpdateConfig{Parallelism: 1, Order: swarm.UpdateOrderStartFirst, Monitor: time.Second}, port(8080))
+			for _, k := range r.Tasks("web") {
+				if k.WantsToRun() && (len(k.HostPorts) != 1 || k.HostPorts[0].PublishedPort != 8080) {
+					t.Fatalf("task %s publishes %v", k.ID, k.HostPorts)
+				}
+			}
+			tt.change(r)
+			got := []string{r.shown()}
+			for range len(tt.want) - 1 {
+				r.turn("")
+				got = append(got, r.shown())
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Error(d)
+			}
+		})
 	}
 }
 
