@@ -216,7 +216,9 @@ func publishText(bridges []Bridge, ports []Published) string {
 	return b.String()
 }
 
-// pickText is the rule that picks one of the backends, each as likely as the other.
+// pickText is the rules that pick one of the backends, each as likely as the other. The second is for the packet that is
+// in the chain while the first is replaced: the kernel may have taken the old map's elements away by then. Dropped, it is
+// sent again and balanced; without, it would reach a closed port of the host and be refused.
 func pickText(p portKey, backends []network.Backend) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "meta l4proto %s dnat to numgen random mod %d map {", p.protocol, len(backends))
@@ -226,7 +228,7 @@ func pickText(p portKey, backends []network.Backend) string {
 		}
 		fmt.Fprintf(&b, " %d : %s . %d", i, t.Addr, t.Port)
 	}
-	b.WriteString(" }")
+	b.WriteString(" }\ndrop")
 	return b.String()
 }
 

@@ -141,7 +141,7 @@ func (w *writer) ports(old, want map[portKey][]network.Backend) {
 	}
 }
 
-// pick queues the rule that picks one of the backends; see pickText, which says the same.
+// pick queues the rules that pick one of the backends; see pickText, which says the same.
 func (w *writer) pick(chain *nftables.Chain, p portKey, backends []network.Backend) {
 	target, err := nftables.ConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	if err != nil {
@@ -169,6 +169,7 @@ func (w *writer) pick(chain *nftables.Chain, p portKey, backends []network.Backe
 			RegAddrMin: regFirst, RegAddrMax: regFirst, RegProtoMin: regFirstTail, RegProtoMax: regFirstTail, Specified: true,
 		},
 	}})
+	w.conn.AddRule(&nftables.Rule{Table: w.ip, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 }
 
 // portBytes is the key of a published port in the sets and maps of ports.

@@ -32,11 +32,8 @@ const (
 	addrBytes     = 4
 )
 
-// Registers of nftables expressions (uapi/linux/netfilter/nf_tables.h).
-const (
-	regVerdict = 0
-	regFirst   = 1
-)
+// regFirst is NFT_REG_1, the first register of nftables expressions (uapi/linux/netfilter/nf_tables.h).
+const regFirst = 1
 
 // Apply makes the namespace's virtual addresses those of vips, in one transaction, and has the datagrams of gone backends
 // move. Without any there is no table.
@@ -76,37 +73,42 @@ func (w *writer) note(err error) {
 	}
 }
 
+// rules are one for each service, without a set: a packet that is on its way while the table is replaced goes through the
+// old rules to their end, but the kernel may have taken the elements of old sets away by then. The last rule of a
+// service's chain is for that, too: what was not balanced is dropped, and so sent again.
 func (w *writer) rules(vips []network.VIP) {
-	byAddr := &nftables.Set{Table: w.table, Name: "vips", IsMap: true, KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict, ID: w.id()}
-	dead := &nftables.Set{Table: w.table, Name: "dead", KeyType: nftables.TypeIPAddr, ID: w.id()}
-	var live, none []nftables.SetElement
+	out := w.conn.AddChain(&nftables.Chain{
+		Table: w.table, Name: "out", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
+	})
+	refuse := w.conn.AddChain(&nftables.Chain{
+		Table: w.table, Name: "refuse", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
+	})
 	for i, v := range vips {
 		if len(v.Backends) == 0 {
-			none = append(none, nftables.SetElement{Key: v.Addr.AsSlice()})
+			w.rule(refuse, append(to(v.Addr),
+				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regFirst},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: regFirst, Data: []byte{unix.IPPROTO_TCP}},
+				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})...)
+			w.rule(refuse, append(to(v.Addr), &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable})...)
 			continue
 		}
 		chain := w.conn.AddChain(&nftables.Chain{Table: w.table, Name: "vip-" + strconv.Itoa(i)})
 		w.pick(chain, v.Backends)
-		live = append(live, nftables.SetElement{Key: v.Addr.AsSlice(), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain.Name}})
+		w.rule(chain, &expr.Verdict{Kind: expr.VerdictDrop})
+		w.rule(out, append(to(v.Addr), &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain.Name})...)
 	}
-	w.note(w.conn.AddSet(byAddr, live))
-	w.note(w.conn.AddSet(dead, none))
-	out := w.conn.AddChain(&nftables.Chain{
-		Table: w.table, Name: "out", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
-	})
-	w.conn.AddRule(&nftables.Rule{Table: w.table, Chain: out, Exprs: []expr.Any{
-		destination(), &expr.Lookup{SourceRegister: regFirst, DestRegister: regVerdict, IsDestRegSet: true, SetName: byAddr.Name, SetID: byAddr.ID},
-	}})
-	refuse := w.conn.AddChain(&nftables.Chain{
-		Table: w.table, Name: "refuse", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
-	})
-	isDead := []expr.Any{destination(), &expr.Lookup{SourceRegister: regFirst, SetName: dead.Name, SetID: dead.ID}}
-	w.conn.AddRule(&nftables.Rule{Table: w.table, Chain: refuse, Exprs: append(slices.Clone(isDead),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regFirst},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: regFirst, Data: []byte{unix.IPPROTO_TCP}},
-		&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})})
-	w.conn.AddRule(&nftables.Rule{Table: w.table, Chain: refuse, Exprs: append(slices.Clone(isDead),
-		&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable})})
+}
+
+func (w *writer) rule(chain *nftables.Chain, exprs ...expr.Any) {
+	w.conn.AddRule(&nftables.Rule{Table: w.table, Chain: chain, Exprs: exprs})
+}
+
+// to matches what is sent to an address.
+func to(a netip.Addr) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: regFirst, Base: expr.PayloadBaseNetworkHeader, Offset: ipDestination, Len: addrBytes},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: regFirst, Data: a.AsSlice()},
+	}
 }
 
 // icmpPortUnreachable is RFC 792's code.
@@ -116,10 +118,6 @@ const icmpPortUnreachable = 3
 func (w *writer) id() uint32 {
 	w.nextID++
 	return w.nextID
-}
-
-func destination() expr.Any {
-	return &expr.Payload{DestRegister: regFirst, Base: expr.PayloadBaseNetworkHeader, Offset: ipDestination, Len: addrBytes}
 }
 
 // pick queues the rule that picks one of the backends.
@@ -133,11 +131,10 @@ func (w *writer) pick(chain *nftables.Chain, backends []netip.Addr) {
 		elements[i] = nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: b.AsSlice()}
 	}
 	w.note(w.conn.AddSet(m, elements))
-	w.conn.AddRule(&nftables.Rule{Table: w.table, Chain: chain, Exprs: []expr.Any{
+	w.rule(chain,
 		&expr.Numgen{Register: regFirst, Modulus: uint32(len(backends)), Type: unix.NFT_NG_RANDOM},
 		&expr.Lookup{SourceRegister: regFirst, DestRegister: regFirst, IsDestRegSet: true, SetName: m.Name, SetID: m.ID},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regFirst, RegAddrMax: regFirst},
-	}})
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: regFirst, RegAddrMax: regFirst})
 }
 
 // moveFlows makes conntrack forget UDP flows to virtual addresses that do not go to one of their backends.

@@ -259,6 +259,45 @@ func TestWithoutABackendConnectionsAreRefusedAtOnce(t *testing.T) {
 	w.who("tcp4", vip, 5)
 }
 
+// TestNoConnectionIsLostWhileBackendsChange makes connections as fast as it can while the table is replaced.
+func TestNoConnectionIsLostWhileBackendsChange(t *testing.T) {
+	w := newWorld(t)
+	w.apply(network.VIP{Addr: vip, Backends: tasks})
+	done := make(chan error, 2)
+	stop := make(chan struct{})
+	for range cap(done) {
+		go func() {
+			for {
+				select {
+				case <-stop:
+					done <- nil
+					return
+				default:
+				}
+				c, err := w.dial("tcp4", vip)
+				if err == nil {
+					_, err = ask(c)
+					_ = c.(*net.TCPConn).SetLinger(0) // no port stays in TIME_WAIT
+					c.Close()
+				}
+				if err != nil {
+					done <- err
+					return
+				}
+			}
+		}()
+	}
+	for i := range 60 {
+		w.apply(network.VIP{Addr: other, Backends: tasks[:1]}, network.VIP{Addr: vip, Backends: tasks[i%2:]})
+	}
+	close(stop)
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNothingIsLeft(t *testing.T) {
 	w := newWorld(t)
 	w.apply(network.VIP{Addr: vip, Backends: tasks})
