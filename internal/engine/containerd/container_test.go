@@ -111,7 +111,7 @@ func TestSettings(t *testing.T) {
 		{name: "privileges may grow", sh: "grep NoNewPrivs /proc/self/status", want: "NoNewPrivs:\t0\n"},
 		{name: "privileges may not grow", sh: "grep NoNewPrivs /proc/self/status", host: container.HostConfig{SecurityOpt: []string{"no-new-privileges"}}, want: "NoNewPrivs:\t1\n"},
 		{name: "privileged", sh: "grep Seccomp: /proc/self/status; ls -d /dev/null /dev/kmsg", host: container.HostConfig{Privileged: true}, want: "~Seccomp:\t0"},
-		{name: "masked", sh: "cat /proc/keys | grep -c . ; echo x > /proc/sys/kernel/domainname", want: "0\nsh: can't create /proc/sys/kernel/domainname: Read-only file system\n"},
+		{name: "masked", sh: "cat /proc/keys | grep -c . ; (echo x > /proc/sys/kernel/domainname) 2>&1", want: "0\nsh: can't create /proc/sys/kernel/domainname: Read-only file system\n"},
 		{name: "bind", sh: "cat /b/f; touch /b/new && echo wrote", host: container.HostConfig{Binds: []string{bind + ":/b"}}, want: "bound\nwrote\n"},
 		{name: "read-only bind", sh: "touch /b/x 2>&1", host: container.HostConfig{Binds: []string{bind + ":/b:ro"}}, want: "~Read-only file system"},
 		{name: "mount", sh: "cat /b/f", host: container.HostConfig{Mounts: []mounttypes.Mount{{Type: "bind", Source: bind, Target: "/b", ReadOnly: true}}}, want: "bound\n"},

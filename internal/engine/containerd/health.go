@@ -173,7 +173,7 @@ func (e *Engine) endOldProbes(ctx context.Context) {
 		if !ok || ctx.Err() != nil {
 			continue
 		}
-		if r, err := e.tasks.Get(ctx, &tasks.GetRequest{ContainerID: id, ExecID: exec}); err == nil && r.Process.GetPid() != 0 {
+		if r := e.findProbe(ctx, id, exec); r != nil && r.Process.GetPid() != 0 {
 			e.endProbe(id, exec, int(r.Process.Pid))
 			dctx, cancel := context.WithTimeout(ctx, cleanTimeout)
 			_, _ = e.tasks.Wait(dctx, &tasks.WaitRequest{ContainerID: id, ExecID: exec})
@@ -182,4 +182,26 @@ func (e *Engine) endOldProbes(ctx context.Context) {
 		}
 		_ = os.Remove(filepath.Join(e.cfg.probesDir(), name))
 	}
+}
+
+// oldProbeTries and oldProbeAgain bound how long a probe of another daemon is looked for: its shim may be busy.
+const (
+	oldProbeTries = 20
+	oldProbeAgain = 100 * time.Millisecond
+)
+
+// findProbe returns what the shim says of a probe, or nil if it knows none.
+func (e *Engine) findProbe(ctx context.Context, id, exec string) *tasks.GetResponse {
+	for range oldProbeTries {
+		r, err := e.tasks.Get(ctx, &tasks.GetRequest{ContainerID: id, ExecID: exec})
+		if err == nil {
+			return r
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(oldProbeAgain):
+		}
+	}
+	return nil
 }

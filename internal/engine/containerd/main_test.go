@@ -50,6 +50,7 @@ type lab struct {
 	skip     string // why there is none
 	broken   error  // likewise
 	stop     func()
+	hostNS   string // the namespace of the host's network, as a link
 }
 
 var shared lab
@@ -68,6 +69,8 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	// Later the main thread, whose namespace that path shows, may be in one that a test makes.
+	shared.hostNS, _ = os.Readlink("/proc/self/ns/net")
 	code := m.Run()
 	if shared.stop != nil {
 		shared.stop()
