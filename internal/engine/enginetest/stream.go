@@ -59,7 +59,12 @@ func (s *suite) attach(name string, o engine.AttachOptions) *client {
 	select {
 	case <-c.opened:
 	case err := <-c.done:
-		s.Fatalf("attach: %v", err)
+		select {
+		case <-c.opened: // it had so little to say that it has ended already
+			c.done <- err
+		default:
+			s.Fatalf("attach: %v", err)
+		}
 	}
 	return c
 }
