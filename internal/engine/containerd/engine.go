@@ -132,6 +132,7 @@ type Engine struct {
 	execs   ledger.Execs
 	waiting waiting
 	probes  probes
+	garbage chan struct{}   // of one: a removal left something to collect
 	life    context.Context // ends with Run: what outlives the call that began it ends then
 	endLife context.CancelFunc
 }
@@ -166,6 +167,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		cfg: cfg, server: srv, client: cl,
 		containers: cl.ContainerService(), tasks: cl.TaskService(), snapshots: cl.SnapshotService(snapshotter),
 		images: cl.ImageService(), ledger: ledger.New(), registries: regs, host: probeHost(),
+		garbage: make(chan struct{}, 1),
 	}
 	e.life, e.endLife = context.WithCancel(context.WithoutCancel(ctx))
 	err = e.openVolumes()
@@ -192,6 +194,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { e.endOldProbes(gctx); return nil })
 	g.Go(func() error { return e.follow(gctx, g) })
+	g.Go(func() error { e.collectGarbage(gctx); return nil })
 	e.resume(gctx, g)
 	err := g.Wait()
 	if ctx.Err() != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/image"
 	"github.com/opencontainers/go-digest"
@@ -167,16 +166,6 @@ func (e *Engine) untag(ctx context.Context, img images.Image, out *[]image.Delet
 		*out = append(*out, image.DeleteResponse{Untagged: shown})
 	}
 	return nil
-}
-
-// collect frees what nothing refers to any more, and returns when that is done.
-func (e *Engine) collect(ctx context.Context) error {
-	ls := e.client.LeasesService()
-	l, err := ls.Create(ctx, leases.WithRandomID(), leases.WithExpiration(time.Minute))
-	if err != nil {
-		return err
-	}
-	return ls.Delete(ctx, l, leases.SynchronousDelete)
 }
 
 // PruneImages implements engine.LocalImages.

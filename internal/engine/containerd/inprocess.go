@@ -85,9 +85,10 @@ func startServer(ctx context.Context, c *Config) (_ *server.Server, _ *client.Cl
 		Plugins: map[string]any{
 			"io.containerd.server.v1.ttrpc": map[string]any{"address": c.ttrpcSocket()},
 			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": c.shimSockets()},
-			// Removed containers leave their snapshots to the collector: one run for many, and none while idle.
-			"io.containerd.gc.v1.scheduler": map[string]any{"deletion_threshold": 1, "schedule_delay": "500ms",
-				"startup_delay": "2s", "pause_threshold": 0.1},
+			// The engine says when to collect; by itself containerd looks once at its start, and then every few seconds
+			// whether something was deleted.
+			"io.containerd.gc.v1.scheduler": map[string]any{"deletion_threshold": 0, "schedule_delay": "0s",
+				"startup_delay": "2s", "pause_threshold": 0.001},
 		},
 	}
 	if err := server.CreateTopLevelDirectories(cfg); err != nil {

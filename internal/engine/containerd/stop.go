@@ -87,7 +87,8 @@ func (e *Engine) remove(ctx context.Context, name string, force, volumes bool) e
 			return fmt.Errorf("detach container %s from the network: %w", c.ID[:12], err)
 		}
 	}
-	// With the record the snapshot loses what keeps it; containerd's collector takes it soon.
+	// With the record the snapshot loses what keeps it.
+	defer e.litter()
 	if err := e.containers.Delete(ctx, c.ID); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", c.ID[:12], err)
 	}
