@@ -209,4 +209,3 @@ func allocations() uint64 {
 	runtime.ReadMemStats(&m)
 	return m.TotalAlloc
 }
-
