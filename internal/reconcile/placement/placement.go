@@ -49,6 +49,8 @@ func matters(e store.Event) bool {
 			return old == nil || !pending(old)
 		}
 		return old != nil && placed(old) && (t.Ended() != old.Ended() || t.WantsToRun() != old.WantsToRun())
+	case cluster.KindSwarm:
+		return allows(e)
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
@@ -100,7 +102,11 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 		return j
 	}
 	for _, t := range tasks {
-		n, generic := job(t).place(t)
+		var n *cluster.Node
+		var generic []swarm.GenericResource
+		if !forbidden(snap, t) {
+			n, generic = job(t).place(t)
+		}
 		if n == nil {
 			left = append(left, t)
 			continue
@@ -116,7 +122,10 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 	// The explanations come last, when the nodes are as full as this plan leaves them: otherwise the next plan, finding
 	// them fuller, would say something else.
 	for _, t := range left {
-		problem := job(t).refusal(t)
+		problem := notAllowed
+		if !forbidden(snap, t) {
+			problem = job(t).refusal(t)
+		}
 		plan.Reasons = append(plan.Reasons, "task "+t.ID+": "+problem)
 		if t.Status.Err != problem {
 			c := cluster.Fork(t)
