@@ -37,7 +37,7 @@ func fields(from, to any) ([]httpapi.DryRunField, error) {
 // flat gives every leaf of v's JSON by its path.
 func flat(v any) (map[string]string, error) {
 	if v == nil {
-		return nil, nil
+		return map[string]string{}, nil
 	}
 	text, err := json.Marshal(v)
 	if err != nil {

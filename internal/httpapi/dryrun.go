@@ -56,7 +56,7 @@ func (a *api) dryRunRoutes() []route {
 			if err != nil {
 				return err
 			}
-			return c.reply(http.StatusCreated, struct{ ID string }{id})
+			return c.reply(http.StatusOK, struct{ ID string }{id})
 		})),
 		get("/shoal/v1/dryruns/{id}", with(func(c *call) error {
 			changes, err := a.DryRuns.Changes(c.Context(), c.value)
@@ -67,8 +67,7 @@ func (a *api) dryRunRoutes() []route {
 		})),
 		del("/shoal/v1/dryruns/{id}", with(func(c *call) error {
 			a.DryRuns.End(c.value)
-			c.w.WriteHeader(http.StatusNoContent)
-			return nil
+			return c.reply(http.StatusOK, struct{}{})
 		})),
 	}
 }
