@@ -78,6 +78,7 @@ func (s *seat) take(t *cluster.Task) {
 const (
 	filterReady = iota
 	filterResources
+	filterPlugins
 	filterConstraints
 	filterPlatform
 	filterPorts
@@ -97,7 +98,7 @@ func explain(filter, nodes int) string {
 		return fmt.Sprintf("%d nodes not available for new tasks", nodes)
 	}
 	what := [...]string{
-		filterResources: "insufficient resources", filterConstraints: "scheduling constraints not satisfied",
+		filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
 		filterPlatform: "unsupported platform", filterPorts: "host-mode port already in use",
 	}[filter]
 	if nodes == 1 {
@@ -113,6 +114,7 @@ type job struct {
 	reserve     swarm.Resources
 	generic     map[string]int64 // by kind
 	ports       []cluster.HostPort
+	plugins     []swarm.PluginDescription
 	maxReplicas int
 	spread      []string // label descriptors
 	count       *count
@@ -133,6 +135,7 @@ type option struct {
 func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	j := &job{board: b, task: t, reserve: reservations(&t.Spec), groups: map[string]int{}}
 	j.ports = cluster.FixedHostPorts(t.HostPorts)
+	j.plugins = plugins(&t.Spec)
 	j.generic = wanted(j.reserve.GenericResources)
 	var constraints []cluster.Constraint
 	var platforms []swarm.Platform
@@ -159,6 +162,8 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		}
 		o := &option{seat: s, blocked: filters}
 		switch {
+		case len(missingPlugins(j.plugins, s.Node)) > 0:
+			o.blocked = filterPlugins
 		case !valid || slices.ContainsFunc(constraints, func(c cluster.Constraint) bool { return !c.Match(s.Node) }):
 			o.blocked = filterConstraints
 		case !cluster.RunsOn(platforms, s.Description.Platform):

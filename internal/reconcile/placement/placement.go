@@ -135,7 +135,7 @@ type jobKey struct {
 
 // sameWants says whether two tasks ask the same of a node.
 func sameWants(a, b *cluster.Task) bool {
-	return a == b || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement) && slices.Equal(a.HostPorts, b.HostPorts) &&
+	return a == b || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement) && slices.Equal(a.HostPorts, b.HostPorts) && slices.Equal(plugins(&a.Spec), plugins(&b.Spec)) &&
 		reflect.DeepEqual(reservations(&a.Spec), reservations(&b.Spec))
 }
 
