@@ -75,6 +75,8 @@ var layers = []struct {
 	{"lab", []string{"lab/images"}},
 	{"lab/cmd/*", []string{"lab", "lab/*"}},
 	{"bench", []string{"lab", "bench/*"}},
+	// What measures the control plane by itself is made of its parts.
+	{"bench/scale", []string{"bench", "internal/*"}},
 	{"bench/*", []string{"lab", "bench", "bench/*"}},
 	{"compat", []string{"lab"}},
 	{"compat/*", []string{"lab", "compat", "compat/*"}},
@@ -86,7 +88,7 @@ var foreign = []struct {
 	users  []string
 }{
 	// link hands Raft its streams, as Raft's own interface.
-	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim"}},
+	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim", "bench/scale"}},
 	{"github.com/hashicorp/go-memdb", []string{"internal/store"}},
 	{"github.com/hashicorp/yamux", []string{"internal/link"}},
 	{"go.etcd.io/bbolt", []string{"internal/consensus", "internal/agent", "internal/engine/*"}},

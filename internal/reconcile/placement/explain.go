@@ -37,7 +37,8 @@ func Explain(snap *store.Snapshot, svc *cluster.Service, now time.Time) cluster.
 	for _, o := range j.seats {
 		options[o.ID] = o
 	}
-	for _, s := range b.nodes {
+	for i := range b.nodes {
+		s := &b.nodes[i]
 		o := options[s.ID]
 		if o == nil {
 			o = &option{seat: s, groups: j.groupsOf(s.Node)}
@@ -55,10 +56,7 @@ func Explain(snap *store.Snapshot, svc *cluster.Service, now time.Time) cluster.
 		passed = append(passed, o)
 	}
 	slices.SortFunc(passed, func(x, y *option) int {
-		if j.better(x, y, next) {
-			return -1
-		}
-		return 1
+		return cmp.Or(slices.Compare(j.standing(x), j.standing(y)), cmp.Compare(x.Description.Hostname, y.Description.Hostname), cmp.Compare(x.ID, y.ID))
 	})
 	for i, o := range passed {
 		v := j.verdict(o)
@@ -129,7 +127,7 @@ func (j *job) refusalOf(o *option, filter int) string {
 	case filterPorts:
 		var taken []string
 		for _, p := range j.ports {
-			if o.ports[p] {
+			if j.board.details(o.seat).ports[p] {
 				taken = append(taken, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
 			}
 		}
@@ -150,8 +148,9 @@ func (j *job) shortages(o *option) []string {
 		out = append(out, fmt.Sprintf("memory: %s asked, %s free", units.BytesSize(float64(asked)), units.BytesSize(float64(max(o.memory, 0)))))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(j.generic)) {
-		if asked := j.generic[kind]; !o.generic.has(map[string]int64{kind: asked}) {
-			out = append(out, fmt.Sprintf("%s: %d asked, %d free", kind, asked, max(o.generic.counts[kind], int64(len(o.generic.names[kind])), 0)))
+		has := j.board.details(o.seat).generic
+		if asked := j.generic[kind]; !has.has(map[string]int64{kind: asked}) {
+			out = append(out, fmt.Sprintf("%s: %d asked, %d free", kind, asked, max(has.counts[kind], int64(len(has.names[kind])), 0)))
 		}
 	}
 	return out
