@@ -30,6 +30,7 @@ import (
 
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
+	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
 )
 
@@ -193,6 +194,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	tried := dryrun.NewCli(wrapped)
 	commands.AddCommands(root, tried)
 	upkeep.AddCommands(root, tried)
+	service.AddCommands(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 	tried.AddCommands(root)
