@@ -6,7 +6,7 @@ import (
 )
 
 // notAllowed is why no node takes a task that asks for more than the swarm gives services any more.
-const notAllowed = "the swarm does not allow services with devices or privileges (shoal swarm update --allow-privileged)"
+const notAllowed = "devices and privileges are not allowed in this swarm, see swarm update --allow-privileged"
 
 // forbidden says whether the swarm gives the task what it asks for of its node.
 func forbidden(snap *store.Snapshot, t *cluster.Task) bool {

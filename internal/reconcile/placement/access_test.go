@@ -33,7 +33,7 @@ func TestWhatTheSwarmDoesNotAllowWaits(t *testing.T) {
 	if k := plantest.Get[*cluster.Task](s, "plain"); k.NodeID != "n1" {
 		t.Errorf("a task that asks for nothing is %+v", k.Status)
 	}
-	const why = "the swarm does not allow services with devices or privileges (shoal swarm update --allow-privileged)"
+	const why = "no suitable node (devices and privileges are not allowed in this swarm, see swarm update --allow-privileged)"
 	if k := plantest.Get[*cluster.Task](s, "privileged"); k.NodeID != "" || k.Status.Err != why || k.Status.State != swarm.TaskStatePending {
 		t.Errorf("a privileged task is on %q, %+v", k.NodeID, k.Status)
 	}

@@ -102,11 +102,7 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 		return j
 	}
 	for _, t := range tasks {
-		var n *cluster.Node
-		var generic []swarm.GenericResource
-		if !forbidden(snap, t) {
-			n, generic = job(t).place(t)
-		}
+		n, generic := job(t).place(t)
 		if n == nil {
 			left = append(left, t)
 			continue
@@ -122,10 +118,7 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 	// The explanations come last, when the nodes are as full as this plan leaves them: otherwise the next plan, finding
 	// them fuller, would say something else.
 	for _, t := range left {
-		problem := notAllowed
-		if !forbidden(snap, t) {
-			problem = job(t).refusal(t)
-		}
+		problem := job(t).refusal(t)
 		plan.Reasons = append(plan.Reasons, "task "+t.ID+": "+problem)
 		if t.Status.Err != problem {
 			c := cluster.Fork(t)
@@ -144,7 +137,8 @@ type jobKey struct {
 
 // sameWants says whether two tasks ask the same of a node.
 func sameWants(a, b *cluster.Task) bool {
-	return a == b || slices.Equal(a.HostPorts, b.HostPorts) &&
+	return a == b || slices.Equal(a.HostPorts, b.HostPorts) && (a.Access == nil) == (b.Access == nil) &&
+		(a.Spec.ContainerSpec == b.Spec.ContainerSpec || slices.Equal(plugins(&a.Spec), plugins(&b.Spec))) &&
 		(a.Spec.Placement == b.Spec.Placement || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement)) &&
 		(a.Spec.Resources == b.Spec.Resources || reflect.DeepEqual(cluster.Reservations(&a.Spec), cluster.Reservations(&b.Spec)))
 }
