@@ -86,7 +86,8 @@ func BringNext(a *cluster.Authority, certPEM, keyPEM []byte, now time.Time) (*cl
 	case bytes.Equal(root.Raw, own.Raw):
 		return nil, nil
 	case samePublic(own.PublicKey, root.PublicKey):
-		return nil, errors.New("Cannot update to a cert with an identical key") //nolint:staticcheck // Docker's words
+		//lint:ignore ST1005 Docker's words
+		return nil, errors.New("Cannot update to a cert with an identical key")
 	}
 	return newNext(a, next, now)
 }
