@@ -25,6 +25,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/schedule"
 	"shoal.dev/shoal/internal/reconcile/service"
 	"shoal.dev/shoal/internal/store"
 )
@@ -100,7 +101,7 @@ func toySwarm() (ctl *control.Control, stop func(), err error) {
 	})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: s, Observed: toyObserved{s}, NewID: cluster.NewID, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Planners: []reconcile.Planner{service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
