@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -37,6 +38,13 @@ func TestModes(t *testing.T) {
 		t.Helper()
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/modes",
+			// [shoal] begins a line that is for our client only.
+			Condition: func(cond string) (bool, error) {
+				if cond != "shoal" {
+					return false, fmt.Errorf("unknown condition %s", cond)
+				}
+				return client == "shoal", nil
+			},
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				// until REGEXP COMMAND... asks again until the answer is so.
 				"until": func(ts *testscript.TestScript, _ bool, args []string) {

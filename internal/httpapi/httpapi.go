@@ -48,7 +48,8 @@ type Config struct {
 	Swarm      Swarm
 	Control    Control
 	Upkeep     Upkeep
-	Schedules  Schedules
+	Jobs       Jobs
+	Scheduler  Scheduler
 	TaskLogs   TaskLogs
 	Networks   Networks
 	Log        *slog.Logger // nil discards
@@ -87,7 +88,8 @@ func (a *api) routes() []route {
 	all = append(all, a.upkeepRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
-	all = append(all, a.scheduleRoutes()...)
+	all = append(all, a.jobRoutes()...)
+	all = append(all, a.schedulerRoutes()...)
 	all = append(all, a.taskRoutes()...)
 	all = append(all, a.networkRoutes()...)
 	all = append(all, a.secretRoutes()...)

@@ -10,8 +10,8 @@ import (
 	"shoal.dev/shoal/internal/control"
 )
 
-// Schedules is the jobs that run by a schedule. Errors are as those of [Control].
-type Schedules interface {
+// Jobs runs jobs by hand and shows those that run by a schedule. Errors are as those of [Control].
+type Jobs interface {
 	// Schedules returns the services that have a schedule, or the one that is named; InvalidArgument if it has none.
 	Schedules(ctx context.Context, idOrName string) ([]JobSchedule, error)
 	// RunService runs a job now and returns the number of the run; InvalidArgument if it is no job, Conflict if its
@@ -25,10 +25,10 @@ type JobSchedule = control.JobSchedule
 // JobRunResponse is the answer to POST /shoal/v1/services/{id}/run.
 type JobRunResponse struct{ Run uint64 }
 
-func (a *api) scheduleRoutes() []route {
+func (a *api) jobRoutes() []route {
 	own := func(h func(*call) error) func(*call) error {
 		return func(c *call) error {
-			if err := need(a.Schedules != nil, "schedules"); err != nil {
+			if err := need(a.Jobs != nil, "schedules"); err != nil {
 				return err
 			}
 			return h(c)
@@ -42,7 +42,7 @@ func (a *api) scheduleRoutes() []route {
 }
 
 func (a *api) listSchedules(c *call) error {
-	all, err := a.Schedules.Schedules(c.Context(), "")
+	all, err := a.Jobs.Schedules(c.Context(), "")
 	if err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func (a *api) listSchedules(c *call) error {
 }
 
 func (a *api) inspectSchedule(c *call) error {
-	one, err := a.Schedules.Schedules(c.Context(), c.value)
+	one, err := a.Jobs.Schedules(c.Context(), c.value)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func (a *api) inspectSchedule(c *call) error {
 }
 
 func (a *api) runService(c *call) error {
-	run, err := a.Schedules.RunService(c.Context(), c.value)
+	run, err := a.Jobs.RunService(c.Context(), c.value)
 	if err != nil {
 		return err
 	}
@@ -73,11 +73,11 @@ type shownService struct {
 
 // shown adds to a service what its labels say that there is.
 func (a *api) shown(ctx context.Context, s *swarm.Service) (any, error) {
-	if a.Schedules == nil || !cluster.Scheduled(&s.Spec) {
+	if a.Jobs == nil || !cluster.Scheduled(&s.Spec) {
 		return s, nil
 	}
 	out := shownService{Service: s}
-	all, err := a.Schedules.Schedules(ctx, s.ID)
+	all, err := a.Jobs.Schedules(ctx, s.ID)
 	switch {
 	case err != nil:
 		return nil, err

@@ -10,7 +10,7 @@ import (
 	"shoal.dev/shoal/internal/httpapi/apitest"
 )
 
-func TestSchedules(t *testing.T) {
+func TestJobs(t *testing.T) {
 	sw := apitest.NewSwarm()
 	h := handler(apitest.NewEngine(), sw)
 	for _, r := range [][2]string{{"GET", "/shoal/v1/schedules"}, {"GET", "/shoal/v1/services/nightly/schedule"}, {"POST", "/shoal/v1/services/nightly/run"}} {
