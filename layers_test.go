@@ -64,6 +64,8 @@ var layers = []struct {
 	{"cmd/shoald", []string{"internal/node"}},
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
+	{"cmd/shoal/internal/daemon", nil},
+	{"cmd/shoal/internal/*", []string{"cmd/shoal/internal/daemon"}},
 	{"cmd/shoal/*", nil},
 	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},
@@ -73,6 +75,8 @@ var layers = []struct {
 	{"lab", []string{"lab/images"}},
 	{"lab/cmd/*", []string{"lab", "lab/*"}},
 	{"bench", []string{"lab", "bench/*"}},
+	// What measures the control plane by itself is made of its parts.
+	{"bench/scale", []string{"bench", "internal/*"}},
 	{"bench/*", []string{"lab", "bench", "bench/*"}},
 	{"compat", []string{"lab"}},
 	{"compat/*", []string{"lab", "compat", "compat/*"}},
@@ -84,7 +88,7 @@ var foreign = []struct {
 	users  []string
 }{
 	// link hands Raft its streams, as Raft's own interface.
-	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim"}},
+	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim", "bench/scale"}},
 	{"github.com/hashicorp/go-memdb", []string{"internal/store"}},
 	{"github.com/hashicorp/yamux", []string{"internal/link"}},
 	{"go.etcd.io/bbolt", []string{"internal/consensus", "internal/agent", "internal/engine/*"}},

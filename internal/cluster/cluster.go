@@ -37,6 +37,8 @@ const (
 	KindSecretData Kind = "secret-data"
 	// KindUnlockKey is the key of locked managers; at most one. Its route serves it to whoever may ask a manager.
 	KindUnlockKey Kind = "unlock-key"
+	// KindCredentials is what a service's images are pulled with. It has no route.
+	KindCredentials Kind = "credentials"
 )
 
 // Object is a record. A value in the store is immutable: whoever changes one changes a [Object.Clone].

@@ -209,13 +209,15 @@ func New(k Kind) Object {
 		return &Config{}
 	case KindUnlockKey:
 		return &UnlockKey{}
+	case KindCredentials:
+		return &Credentials{}
 	}
 	return nil
 }
 
 // Kinds lists every kind of record.
 func Kinds() []Kind {
-	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindUnlockKey}
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials, KindUnlockKey}
 }
 
 // Address returns the task's address on the network, or the zero address.
