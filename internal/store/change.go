@@ -99,7 +99,7 @@ type entry struct {
 
 // Apply applies an encoded entry. Whoever owns the log calls it once for each entry, in order.
 func (s *Store) Apply(index uint64, data []byte) *Result {
-	e, err := decodeEntry(data)
+	e, err := decodeEntry(data, s.known)
 	if err != nil {
 		return &Result{Index: index, Err: fmt.Errorf("entry %d of the swarm's log cannot be read: %w", index, err)}
 	}

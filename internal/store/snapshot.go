@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"strings"
 	"time"
 
@@ -232,11 +233,16 @@ func (s *Snapshot) Persist(w io.Writer) error {
 	if err := enc.Encode(snapshotHeader{snapshotFormat, s.index, s.at}); err != nil {
 		return err
 	}
+	m := memo{}
 	for _, k := range cluster.Kinds() {
 		it, err := s.txn.Get(string(k), "id")
 		must(err)
 		for raw := it.Next(); raw != nil; raw = it.Next() {
-			data, err := Marshal(raw)
+			v, err := m.encodable(raw.(cluster.Object))
+			if err != nil {
+				return err
+			}
+			data, err := Marshal(v)
 			if err != nil {
 				return err
 			}
@@ -268,7 +274,7 @@ func (s *Store) Restore(r io.Reader) error {
 	}
 	_, err := txn.DeleteAll(tableLoad, "id")
 	must(err)
-	l := loads{}
+	l, known := loads{}, newInterned(math.MaxInt)
 	for {
 		var rec snapshotRecord
 		if err := dec.Decode(&rec); err != nil {
@@ -277,11 +283,11 @@ func (s *Store) Restore(r io.Reader) error {
 		if rec.Kind == "" {
 			break
 		}
-		o := cluster.New(rec.Kind)
-		if o == nil {
+		if cluster.New(rec.Kind) == nil {
 			return fmt.Errorf("the snapshot has a record of unknown kind %q", strings.ToValidUTF8(string(rec.Kind), "?"))
 		}
-		if err := Unmarshal(rec.Data, o); err != nil {
+		o, err := known.decode(rec.Kind, rec.Data)
+		if err != nil {
 			return fmt.Errorf("reading a %s of the snapshot: %w", rec.Kind, err)
 		}
 		if o.Key() == "" {

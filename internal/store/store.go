@@ -50,6 +50,7 @@ type Store struct {
 	atSince  time.Time  // when it was applied here, with a monotonic reading
 	changed  chan struct{}
 	watchers map[*Watcher]struct{}
+	known    *interned // has a lock of its own
 
 	proposerMu sync.RWMutex
 	proposer   Proposer
@@ -61,7 +62,7 @@ func New() *Store {
 	if err != nil {
 		panic("store: schema: " + err.Error()) // the schema is a constant
 	}
-	return &Store{db: db, changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}}
+	return &Store{db: db, changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}, known: newInterned(maxInterned)}
 }
 
 // SetProposer says where writes go from now on.
