@@ -64,6 +64,8 @@ var layers = []struct {
 	{"cmd/shoald", []string{"internal/node"}},
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
+	{"cmd/shoal/internal/daemon", nil},
+	{"cmd/shoal/internal/*", []string{"cmd/shoal/internal/daemon"}},
 	{"cmd/shoal/*", nil},
 	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},

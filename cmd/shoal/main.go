@@ -29,6 +29,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
+	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
 )
 
@@ -191,6 +192,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	wrapped := brand.NewCli(dc, texts)
 	commands.AddCommands(root, wrapped)
 	upkeep.AddCommands(root, wrapped)
+	service.AddCommands(root, wrapped)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 

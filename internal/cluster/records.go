@@ -207,13 +207,15 @@ func New(k Kind) Object {
 		return &SecretData{}
 	case KindConfig:
 		return &Config{}
+	case KindCredentials:
+		return &Credentials{}
 	}
 	return nil
 }
 
 // Kinds lists every kind of record.
 func Kinds() []Kind {
-	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig}
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials}
 }
 
 // Address returns the task's address on the network, or the zero address.

@@ -48,6 +48,7 @@ type Config struct {
 	Swarm      Swarm
 	Control    Control
 	Upkeep     Upkeep
+	Scheduler  Scheduler
 	TaskLogs   TaskLogs
 	Networks   Networks
 	Log        *slog.Logger // nil discards
@@ -86,6 +87,7 @@ func (a *api) routes() []route {
 	all = append(all, a.upkeepRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
+	all = append(all, a.schedulerRoutes()...)
 	all = append(all, a.taskRoutes()...)
 	all = append(all, a.networkRoutes()...)
 	all = append(all, a.secretRoutes()...)

@@ -29,7 +29,7 @@ import (
 	"shoal.dev/shoal/internal/store"
 )
 
-// barrierTimeout bounds how long a read waits to be current: an election takes two to three seconds.
+// barrierTimeout bounds how long a read waits to be current: an election takes a second, with a split vote three.
 const barrierTimeout = 4 * time.Second
 
 // manager is the part of a member that only managers have: the replica, the log and the control plane.

@@ -102,6 +102,9 @@ func (n *Node) start(st *state, id *pki.Identity) (*member, error) {
 	n.run(func(daemon context.Context) error {
 		select {
 		case <-daemon.Done():
+			if m.manager != nil {
+				m.manager.handOver(ctx)
+			}
 			cancel()
 			<-m.done
 			return nil

@@ -120,7 +120,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.engine = eng
 	n.control = control.New(eng)
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Control: n.control,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Control: n.control,
 		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
 	})
 	return nil

@@ -136,6 +136,7 @@ type jobKey struct {
 // sameWants says whether two tasks ask the same of a node.
 func sameWants(a, b *cluster.Task) bool {
 	return a == b || slices.Equal(a.HostPorts, b.HostPorts) &&
+		(a.Spec.ContainerSpec == b.Spec.ContainerSpec || slices.Equal(plugins(&a.Spec), plugins(&b.Spec))) &&
 		(a.Spec.Placement == b.Spec.Placement || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement)) &&
 		(a.Spec.Resources == b.Spec.Resources || reflect.DeepEqual(cluster.Reservations(&a.Spec), cluster.Reservations(&b.Spec)))
 }
