@@ -60,7 +60,9 @@ func TestTasksShareWhatIsEqual(t *testing.T) {
 		}
 		return o.(*cluster.Task)
 	}
-	spec := func(image string) swarm.TaskSpec { return swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Image: image}} }
+	spec := func(image string) swarm.TaskSpec {
+		return swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Image: image}}
+	}
 	a, b, c := decode(shared("a", spec("hello:1"))), decode(shared("b", spec("hello:1"))), decode(shared("c", spec("hello:2")))
 	if a.Spec.ContainerSpec != b.Spec.ContainerSpec || a.ID != "a" || b.ID != "b" {
 		t.Error("two tasks of one specification do not share it")
