@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -241,8 +242,11 @@ func (n *Node) leaveLocked(ctx context.Context, force bool) error {
 
 // inNoSwarm refuses what only a node can do that is in none. n.mu is held.
 func (n *Node) inNoSwarm() error {
-	if n.member.Load() != nil || n.locked.Load() != nil {
+	if n.locked.Load() != nil {
 		return errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
+	}
+	if m := n.member.Load(); m != nil {
+		return errdefs.ErrUnavailable.WithMessage(strings.TrimSpace(alreadyInSwarm + " " + m.trouble()))
 	}
 	return nil
 }

@@ -74,7 +74,7 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := m.manager.found(ctx, &r, st, ca, tlsInfo(id), n.describe(ctx)); err != nil {
+	if err := m.manager.found(ctx, &r, st, ca, id.TLSInfo(), n.describe(ctx)); err != nil {
 		return "", errors.Join(err, n.abandon(m))
 	}
 	return st.NodeID, nil
