@@ -103,6 +103,9 @@ func TestStoreIsItsModel(t *testing.T) {
 						cpu := rapid.Int64Range(0, 2).Draw(rt, "cpu")
 						k.Spec.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: cpu, MemoryBytes: 3 * cpu}}
 					}
+					if rapid.Bool().Draw(rt, "attached") {
+						k.NetworksAttachments = []swarm.NetworkAttachment{{}}
+					}
 					k.NodeID = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(rt, "node")
 					switch what := rapid.IntRange(0, 3).Draw(rt, "what"); {
 					case k.Version.Index == 0:
@@ -242,6 +245,14 @@ func checkIndexes(t *rapid.T, s *store.Store, m model) {
 		for k := range snap.TasksByNode(n) {
 			got[n] = append(got[n], k.ID)
 		}
+	}
+	for k := range store.List[*cluster.Task](snap) {
+		if len(k.NetworksAttachments) > 0 && !k.Ended() {
+			want["attached"] = append(want["attached"], k.ID)
+		}
+	}
+	for k := range snap.AttachedTasks() {
+		got["attached"] = append(got["attached"], k.ID)
 	}
 	for _, st := range []swarm.TaskState{swarm.TaskStateNew, swarm.TaskStatePending, swarm.TaskStateRunning} {
 		for k := range snap.WaitingTasks(st) {
