@@ -88,6 +88,7 @@ func Open(c Config) (_ *Consensus, err error) {
 			err = errors.Join(err, logs.Close())
 		}
 	}()
+	logs.log = log
 	snaps, err := openSnapshots(c.Dir, c.Key, hlog)
 	if err != nil {
 		return nil, err
@@ -226,6 +227,7 @@ func (c *Consensus) Run(ctx context.Context) error {
 func (c *Consensus) Close() error {
 	c.closing.Do(func() {
 		close(c.unwatch)
+		close(c.logs.closing)
 		c.watching.Wait()
 		err := c.raft.Shutdown().Error()
 		close(c.closed)
