@@ -35,6 +35,8 @@ var layers = []struct {
 	{"internal/template", []string{"internal/cluster"}},
 	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
 	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
+	// A dry run is the API over a copy of the records.
+	{"internal/dryrun", []string{"internal/cluster", "internal/control", "internal/httpapi", "internal/network/local", "internal/store"}},
 	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},
@@ -64,6 +66,8 @@ var layers = []struct {
 	{"cmd/shoald", []string{"internal/node"}},
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
+	{"cmd/shoal/internal/daemon", nil},
+	{"cmd/shoal/internal/*", []string{"cmd/shoal/internal/daemon"}},
 	{"cmd/shoal/*", nil},
 	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},
@@ -87,7 +91,7 @@ var foreign = []struct {
 }{
 	// link hands Raft its streams, as Raft's own interface.
 	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim", "bench/scale"}},
-	{"github.com/hashicorp/go-memdb", []string{"internal/store"}},
+	{"github.com/tidwall/btree", []string{"internal/store"}},
 	{"github.com/hashicorp/yamux", []string{"internal/link"}},
 	{"go.etcd.io/bbolt", []string{"internal/consensus", "internal/agent", "internal/engine/*"}},
 	{"github.com/containerd/containerd/v2", []string{"internal/engine/*", "cmd/containerd-shim-shoal-v1"}},

@@ -36,9 +36,6 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 	if err := checkSwarmSpec(spec); err != nil {
 		return err
 	}
-	if rotate.ManagerUnlockKey {
-		return errdefs.ErrNotImplemented.WithMessage("the unlock key is not implemented by Shoal yet: managers cannot be locked")
-	}
 	return m.update(ctx, func(tx *store.Tx) error {
 		old := tx.Swarm()
 		if old == nil || old.Version.Index != version {
@@ -46,13 +43,18 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 		}
 		s := old.Clone().(*cluster.Swarm)
 		s.Spec = spec
+		SetSwarmDefaults(&s.Spec)
 		if rotate.WorkerToken {
 			s.JoinTokens.Worker = pki.NewToken([]byte(s.TLSInfo.TrustRoot))
 		}
 		if rotate.ManagerToken {
 			s.JoinTokens.Manager = pki.NewToken([]byte(s.TLSInfo.TrustRoot))
 		}
-		tx.Write(store.PutSpec(s))
+		if err := rotateAuthority(tx, old, s, m.Store.Now()); err != nil {
+			return err
+		}
+		tx.Write(store.PutBoth(s))
+		setUnlockKey(tx, spec.EncryptionConfig.AutoLockManagers, rotate.ManagerUnlockKey)
 		return nil
 	})
 }
@@ -61,19 +63,18 @@ func checkSwarmSpec(spec swarm.Spec) error {
 	switch {
 	case spec.Name != "" && spec.Name != "default":
 		return invalid(`swarm spec must be named "default"`)
-	case spec.EncryptionConfig.AutoLockManagers:
-		return errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
 	case len(spec.CAConfig.ExternalCAs) > 0:
 		return errdefs.ErrNotImplemented.WithMessage("external certificate authorities (--external-ca) are not implemented by Shoal: it signs its own certificates")
-	case spec.CAConfig.SigningCACert != "" || spec.CAConfig.SigningCAKey != "" || spec.CAConfig.ForceRotate > 0:
-		return errdefs.ErrNotImplemented.WithMessage("rotating the certificate authority (ca --rotate) is not implemented by Shoal yet")
-	case spec.Dispatcher.HeartbeatPeriod < 0:
-		return invalid("heartbeat time period cannot be a negative duration")
 	case spec.CAConfig.NodeCertExpiry != 0 && spec.CAConfig.NodeCertExpiry < pki.MinValidity:
 		return invalid("minimum certificate expiry time is: %s", pki.MinValidity)
 	}
-	return nil
+	return checkHeartbeat(spec.Dispatcher.HeartbeatPeriod)
 }
 
 // CheckSwarmSpec is what [Control.UpdateSwarm] checks, for the making of a swarm.
-func CheckSwarmSpec(spec swarm.Spec) error { return checkSwarmSpec(spec) }
+func CheckSwarmSpec(spec swarm.Spec) error {
+	if err := checkInitialAuthority(spec.CAConfig); err != nil {
+		return err
+	}
+	return checkSwarmSpec(spec)
+}

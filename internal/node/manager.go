@@ -22,6 +22,7 @@ import (
 	"shoal.dev/shoal/internal/pki"
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
+	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
@@ -47,6 +48,7 @@ type manager struct {
 
 // openManager opens the port and the log. Nothing is served before run.
 func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, error) {
+	n.certifyAlone(dir, st, id)
 	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.log), cut: newCutOff()}
 	m.dispatch = dispatch.New(dispatch.Config{
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
@@ -79,6 +81,7 @@ func (m *manager) run(ctx context.Context) error {
 	group.Go(func() error { return m.dispatch.Run(ctx) })
 	group.Go(func() error { return m.lead(ctx) })
 	group.Go(func() error { return m.expel(ctx) })
+	group.Go(func() error { return m.keepRetention(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		m.peers.close()
@@ -124,10 +127,9 @@ func (m *manager) lead(ctx context.Context) error {
 func (m *manager) startPlanning(ctx context.Context) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	m.dispatch.BecomeLeader()
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {
@@ -137,6 +139,8 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 		if err := m.catchUp(ctx); err != nil {
 			return // leadership was lost, or the daemon ends
 		}
+		// Nodes are heard from here on: none can have a session with a manager that is behind it.
+		m.dispatch.BecomeLeader()
 		go m.dismiss(ctx)
 		if err := runner.Run(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotLeader) {
 			m.log.Error("the planners stopped", "error", err)

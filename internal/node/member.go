@@ -30,7 +30,7 @@ const labelTask = "com.docker.swarm.task.id"
 
 // member is this node's membership in a swarm, from its start to its end or the daemon's.
 type member struct {
-	st       state // guarded by mu after start, as far as it changes: Managers
+	st       state // guarded by mu after start, as far as it changes: Managers, Lock
 	mu       sync.Mutex
 	dir      string
 	identity *pki.Holder
@@ -39,6 +39,10 @@ type member struct {
 	link     atomic.Pointer[link.Link] // the agent's, nil while there is none
 	changing atomic.Bool               // the role is being changed
 	want     atomic.Pointer[swarm.NodeRole]
+	renewing sync.Mutex    // held while a certificate is asked for
+	reissue  chan struct{} // capacity 1: the certificate is to be renewed before its time
+	certs    certificates
+	refusal  refusal
 	cancel   context.CancelFunc
 	done     chan struct{}
 	err      error // why it ended; read after done
@@ -60,19 +64,23 @@ func (n *Node) resume(context.Context) error {
 	if err != nil || st == nil {
 		return err
 	}
-	id, err := pki.LoadIdentity(n.swarmDir())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if st.isLocked() {
+		n.comeUpLocked(st)
+		return nil
+	}
+	id, err := pki.LoadIdentity(n.swarmDir(), st.RaftKey)
 	if err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	_, err = n.start(st, id)
 	return err
 }
 
 // start begins a membership whose state and identity are on disk. n.mu is held.
 func (n *Node) start(st *state, id *pki.Identity) (*member, error) {
-	m := &member{st: *st, dir: n.swarmDir(), identity: pki.NewHolder(id), done: make(chan struct{})}
+	m := &member{st: *st, dir: n.swarmDir(), identity: pki.NewHolder(id), reissue: make(chan struct{}, 1), done: make(chan struct{})}
 	if st.Role == swarm.NodeRoleManager {
 		var err error
 		if m.manager, err = n.openManager(m.dir, st, m.identity); err != nil {
@@ -125,11 +133,12 @@ func (m *member) run(ctx context.Context, n *Node) error {
 		group.Go(func() error { return m.manager.run(ctx) })
 		group.Go(func() error { return m.manager.announce(ctx, n.engine.Announce) })
 		group.Go(func() error { return m.lookForSuccessor(ctx, n) })
+		group.Go(func() error { return m.keepLocked(ctx, n) })
 	}
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
-		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), StateDir: m.dir, Log: n.log,
+		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
 	})
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return m.renewals(ctx, n) })
@@ -140,16 +149,8 @@ func (m *member) run(ctx context.Context, n *Node) error {
 func (m *member) describe(n *Node) func(context.Context) swarm.NodeDescription {
 	return func(ctx context.Context) swarm.NodeDescription {
 		d := n.describe(ctx)
-		d.TLSInfo = tlsInfo(m.identity.Get())
+		d.TLSInfo = m.identity.Get().TLSInfo()
 		return d
-	}
-}
-
-func tlsInfo(id *pki.Identity) swarm.TLSInfo {
-	return swarm.TLSInfo{
-		TrustRoot:           string(id.RootPEM),
-		CertIssuerSubject:   id.Cert.Leaf.RawIssuer,
-		CertIssuerPublicKey: pki.RootPublicKey(id.RootPEM),
 	}
 }
 
@@ -160,6 +161,7 @@ func (m *member) connect(n *Node) func(context.Context) (agent.Session, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		l, err := link.Dial(ctx, addr, link.DialConfig{Identity: m.identity, Handler: n.serveManagers(), Log: n.log})
+		m.judge(n, err)
 		if err != nil {
 			return agent.Session{}, fmt.Errorf("connecting to the manager at %s: %w", addr, err)
 		}
@@ -212,6 +214,9 @@ func (n *Node) Leave(ctx context.Context, force bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m := n.member.Load()
+	if locked := n.locked.Load(); locked != nil {
+		return n.leaveLocked(ctx, force)
+	}
 	if m == nil {
 		return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
 	}
@@ -226,6 +231,11 @@ func (n *Node) Leave(ctx context.Context, force bool) error {
 		return errdefs.ErrUnavailable.WithMessage("leaving the swarm takes longer than this request may: it goes on")
 	}
 	n.member.Store(nil)
+	return n.forgetSwarm(ctx)
+}
+
+// forgetSwarm removes what a membership left.
+func (n *Node) forgetSwarm(ctx context.Context) error {
 	return errors.Join(n.removeTasks(ctx), n.kernel.Apply(ctx, network.Desired{}), emptyDir(n.swarmDir()))
 }
 
@@ -272,6 +282,9 @@ func emptyDir(dir string) error {
 
 // swarmInfo is this node's view of the swarm. It never waits.
 func (n *Node) swarmInfo() swarm.Info {
+	if st := n.locked.Load(); st != nil {
+		return lockedInfo(st)
+	}
 	m := n.member.Load()
 	if m == nil {
 		return swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive, RemoteManagers: []swarm.Peer{}}
@@ -283,6 +296,9 @@ func (n *Node) swarmInfo() swarm.Info {
 		ControlAvailable: m.manager != nil, RemoteManagers: slices.Clone(m.st.Managers),
 	}
 	m.mu.Unlock()
+	if info.Error = m.trouble(); info.Error != "" {
+		info.LocalNodeState = swarm.LocalNodeStateError
+	}
 	if m.manager == nil {
 		return info
 	}
@@ -299,7 +315,7 @@ func (n *Node) swarmInfo() swarm.Info {
 		}
 	}
 	info.RemoteManagers = m.manager.managers()
-	if _, _, ok := m.manager.cons.Leader(); !ok {
+	if _, _, ok := m.manager.cons.Leader(); !ok && info.Error == "" {
 		info.Error = control.NoLeader
 	}
 	if err := m.manager.mayChange(); err != nil {

@@ -22,6 +22,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/dryrun"
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
@@ -41,10 +42,12 @@ type Node struct {
 	kernel  *overlay.Kernel
 	control *control.Control
 	api     http.Handler // the Engine API without forwarding
+	tried   *dryrun.Runs
 
 	mu     sync.Mutex // held while the membership changes
 	run    func(func(context.Context) error)
 	member atomic.Pointer[member] // nil: in no swarm
+	locked atomic.Pointer[state]  // what this manager needs its swarm's unlock key for; nil: it is not locked
 }
 
 // Run runs a daemon until ctx ends. The configuration has been validated. Containers go on when it returns.
@@ -87,7 +90,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	handler := n.forward(n.api)
+	handler := n.tried.Wrap(n.forward(n.api))
 	for _, l := range listeners {
 		n.run(func(ctx context.Context) error { return serve(ctx, l, handler, log) })
 	}
@@ -119,9 +122,10 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.engine = eng
 	n.control = control.New(eng)
+	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Control: n.control,
-		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Control: n.control,
+		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
 	return nil
 }

@@ -48,6 +48,9 @@ func (n *Node) forceNewCluster(ctx context.Context, m *member, r swarm.InitReque
 	n.control.Deactivate(control.NoLeader)
 	m.cancel()
 	<-m.done
+	m.mu.Lock()
+	old.Lock, next.Lock = m.st.Lock, m.st.Lock // it may have changed until now
+	m.mu.Unlock()
 	err = consensus.Recover(ctx, consensus.Config{
 		Dir: filepath.Join(m.dir, "raft"), NodeID: next.NodeID, Addr: next.AdvertiseAddr, Key: next.RaftKey, Log: n.log,
 	}, cutTo(&next))
@@ -192,6 +195,7 @@ func (m *member) lookForSuccessor(ctx context.Context, n *Node) error {
 	for ctx.Err() == nil {
 		cut := m.manager.cut.by()
 		if cut == nil && m.manager.waitLeader(ctx, successorAfter) {
+			m.judge(n, nil)
 			select {
 			case <-time.After(successorAfter):
 			case <-m.manager.cut.off:
@@ -208,6 +212,7 @@ func (m *member) lookForSuccessor(ctx context.Context, n *Node) error {
 			n.run(func(ctx context.Context) error {
 				defer m.changing.Store(false)
 				if err := n.changeRole(ctx, m, swarm.NodeRoleWorker, ask); err != nil {
+					m.judge(n, err)
 					n.log.Debug("no manager says that the swarm goes on without this one", "node", m.st.NodeID, "error", err)
 				}
 				return nil

@@ -91,7 +91,7 @@ func foundSwarmAt(t *testing.T, listen string) *testManager {
 		SwarmID: "sw", NodeID: "m1", Role: swarm.NodeRoleManager, ListenAddr: listen, AdvertiseAddr: advertise, DataPathPort: 4789, RaftKey: newRaftKey(),
 	}
 	m := openTestManager(t, t.TempDir(), st, id)
-	if err := m.found(t.Context(), &swarm.InitRequest{}, st, ca, tlsInfo(id), swarm.NodeDescription{Hostname: "node1"}); err != nil {
+	if err := m.found(t.Context(), &swarm.InitRequest{}, st, ca, id.TLSInfo(), swarm.NodeDescription{Hostname: "node1"}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = m.store.Update(t.Context(), func(tx *store.Tx) error {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -37,6 +35,8 @@ type renewRequest struct {
 type renewResponse struct {
 	Cert []byte
 	Role swarm.NodeRole
+	// Root is the root certificate that the node is to trust from now on; empty: the one that it trusts.
+	Root []byte
 }
 
 // reissue signs a member's new certificate. It must run on the leader.
@@ -56,15 +56,11 @@ func (m *manager) reissue(req renewRequest) (renewResponse, error) {
 			role = swarm.NodeRoleManager
 		}
 	}
-	validity := s.Spec.CAConfig.NodeCertExpiry
-	if validity == 0 {
-		validity = pki.DefaultValidity
-	}
-	cert, err := pki.Sign(ca, req.CSR, s.ID, node.ID, role, validity, time.Now())
+	cert, err := pki.Sign(ca, req.CSR, s.ID, node.ID, role, validity(s), time.Now())
 	if err != nil {
 		return renewResponse{}, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
-	return renewResponse{cert, role}, nil
+	return renewResponse{cert, role, ca.Cert}, nil
 }
 
 // renewAt is when to renew a certificate: at a random point between a half and four fifths of its life, as in Swarm, so
@@ -80,10 +76,14 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 	for {
 		select {
 		case <-time.After(time.Until(at)):
+		case <-m.reissue:
 		case <-ctx.Done():
 			return nil
 		}
 		role, err := m.renew(ctx, m.askAny)
+		if err != nil && m.manager != nil && pki.ValidAt(m.identity.Get(), time.Now()) != nil {
+			role, err = m.renewAlone()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -101,6 +101,8 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 func (m *member) renew(ctx context.Context, ask asker) (swarm.NodeRole, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
 	key, csr, err := pki.NewRequest()
 	if err != nil {
 		return "", err
@@ -109,17 +111,24 @@ func (m *member) renew(ctx context.Context, ask asker) (swarm.NodeRole, error) {
 	if err := ask(ctx, pathRenew, renewRequest{CSR: csr}, &resp); err != nil {
 		return "", err
 	}
-	id, err := pki.NewIdentity(key, resp.Cert, m.identity.Get().RootPEM)
+	return m.use(key, &resp)
+}
+
+// use makes a certificate that was granted the node's.
+func (m *member) use(key []byte, resp *renewResponse) (swarm.NodeRole, error) {
+	if len(resp.Root) == 0 {
+		resp.Root = m.identity.Get().RootPEM
+	}
+	id, err := pki.NewIdentity(key, resp.Cert, resp.Root)
 	if err != nil {
 		return "", fmt.Errorf("the manager's answer: %w", err)
 	}
 	if id.NodeID != m.st.NodeID || id.SwarmID != m.st.SwarmID {
 		return "", fmt.Errorf("the manager's answer is a certificate of node %s of swarm %s", id.NodeID, id.SwarmID)
 	}
-	if err := pki.SaveIdentity(m.dir, id); err != nil {
+	if err := m.keepIdentity(id); err != nil {
 		return "", err
 	}
-	m.identity.Set(id)
 	return id.Role, nil
 }
 
@@ -221,18 +230,12 @@ func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole, a
 	if n.member.Load() != m {
 		return nil // it left meanwhile
 	}
+	m.cancel()
+	<-m.done
 	m.mu.Lock()
 	st := m.st
 	m.mu.Unlock()
-	m.cancel()
-	<-m.done
-	st.Role = want
-	if want == swarm.NodeRoleManager {
-		st.RaftKey = newRaftKey()
-	} else {
-		st.RaftKey, st.Bootstrap = nil, false
-	}
-	if err := errors.Join(os.RemoveAll(filepath.Join(m.dir, "raft")), st.save(m.dir)); err != nil {
+	if err := st.becomes(want, m.dir, m.identity.Get()); err != nil {
 		return err
 	}
 	next, err := n.start(&st, m.identity.Get())

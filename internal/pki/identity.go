@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,13 +26,14 @@ type Peer struct {
 // Identity is a node's key and certificate, with the swarm's root. It is immutable.
 type Identity struct {
 	Peer
-	// Cert has the node's certificate and key, without the root.
+	// Cert has the node's certificate and key, with what links it to an older root and without the root.
 	Cert tls.Certificate
 	// RootPEM is the swarm's root certificate; Roots holds it.
 	RootPEM []byte
 	Roots   *x509.CertPool
 
 	keyPEM, certPEM []byte
+	chain           []*x509.Certificate // of Cert
 }
 
 // NewIdentity puts together what a certificate request gave. It checks that key, certificate and root belong together; it does
@@ -51,7 +53,10 @@ func NewIdentity(keyPEM, certPEM, rootPEM []byte) (*Identity, error) {
 	}
 	id.Roots.AddCert(root)
 	// The time is one at which the certificate is valid: expiry is for whoever connects to judge.
-	if id.Peer, err = PeerOf(cert.Leaf, id.Roots, cert.Leaf.NotBefore.Add(time.Second)); err != nil {
+	if id.chain, err = parseChain(cert.Certificate); err != nil {
+		return nil, err
+	}
+	if id.Peer, err = PeerOf(id.chain, id.Roots, cert.Leaf.NotBefore.Add(time.Second)); err != nil {
 		return nil, err
 	}
 	return id, nil
@@ -67,24 +72,34 @@ func (id *Identity) NotAfter() time.Time { return id.Cert.Leaf.NotAfter }
 const (
 	nodeFile = "node.pem"
 	rootFile = "root.pem"
+
+	// pemSealedKey is the block of a private key that is sealed: what Seal wrote of its PEM text.
+	pemSealedKey   = "SHOAL SEALED PRIVATE KEY"
+	purposeNodeKey = "shoal node key 1"
 )
 
 // SaveIdentity writes the identity to the folder, which it makes (0700) if it is missing. The files are 0600. A crash leaves
-// the old identity or the new one.
-func SaveIdentity(dir string, id *Identity) error {
+// the old identity or the new one. The private key is sealed with the key seal; nil leaves it readable.
+func SaveIdentity(dir string, id *Identity, seal []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("saving the node's identity: %w", err)
 	}
-	// The root first: it never changes for a node that is in a swarm, and a node file without a root is useless.
+	// The root first: a node file without a root is useless. Where the root is another than before, the certificate before was
+	// of the new root already, by way of the cross-signed one.
 	if err := writeFile(filepath.Join(dir, rootFile), id.RootPEM); err != nil {
 		return err
 	}
-	both := append(bytes.Clone(id.certPEM), id.keyPEM...)
+	key := id.keyPEM
+	if seal != nil {
+		key = encodePEM(pemSealedKey, Seal(seal, key, purposeNodeKey))
+	}
+	both := append(bytes.Clone(id.certPEM), key...)
 	return writeFile(filepath.Join(dir, nodeFile), both)
 }
 
-// LoadIdentity reads what SaveIdentity wrote. Without files it returns an error that is fs.ErrNotExist.
-func LoadIdentity(dir string) (*Identity, error) {
+// LoadIdentity reads what SaveIdentity wrote; seal opens a private key that was sealed. Without files it returns an error
+// that is fs.ErrNotExist.
+func LoadIdentity(dir string, seal []byte) (*Identity, error) {
 	both, err := os.ReadFile(filepath.Join(dir, nodeFile))
 	if err != nil {
 		return nil, fmt.Errorf("reading the node's identity: %w", err)
@@ -95,9 +110,16 @@ func LoadIdentity(dir string) (*Identity, error) {
 	}
 	var certPEM, keyPEM []byte
 	for block, rest := pem.Decode(both); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == pemCertificate {
+		switch block.Type {
+		case pemCertificate:
 			certPEM = append(certPEM, pem.EncodeToMemory(block)...)
-		} else {
+		case pemSealedKey:
+			key, err := Open(seal, block.Bytes, purposeNodeKey)
+			if err != nil {
+				return nil, fmt.Errorf("the node's private key in %s: %w", filepath.Join(dir, nodeFile), err)
+			}
+			keyPEM = append(keyPEM, key...)
+		default:
 			keyPEM = append(keyPEM, pem.EncodeToMemory(block)...)
 		}
 	}
@@ -158,6 +180,6 @@ func (id *Identity) WithRoot() (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	c := id.Cert
-	c.Certificate = [][]byte{id.Cert.Leaf.Raw, root.Raw}
+	c.Certificate = append(slices.Clone(id.Cert.Certificate), root.Raw)
 	return c, nil
 }

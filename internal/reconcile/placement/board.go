@@ -107,6 +107,8 @@ func (b *board) book(s *seat, t *cluster.Task) {
 const (
 	filterReady = iota
 	filterResources
+	filterAccess
+	filterPlugins
 	filterConstraints
 	filterPlatform
 	filterPorts
@@ -119,6 +121,9 @@ func explain(filter, nodes int) string {
 	if filter == filterMaxReplicas {
 		return "max replicas per node limit exceed"
 	}
+	if filter == filterAccess {
+		return notAllowed
+	}
 	if filter == filterReady {
 		if nodes == 1 {
 			return "1 node not available for new tasks"
@@ -126,7 +131,7 @@ func explain(filter, nodes int) string {
 		return fmt.Sprintf("%d nodes not available for new tasks", nodes)
 	}
 	what := [...]string{
-		filterResources: "insufficient resources", filterConstraints: "scheduling constraints not satisfied",
+		filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
 		filterPlatform: "unsupported platform", filterPorts: "host-mode port already in use",
 	}[filter]
 	if nodes == 1 {
@@ -142,6 +147,7 @@ type job struct {
 	reserve     swarm.Resources
 	generic     map[string]int64 // by kind
 	ports       []cluster.HostPort
+	plugins     []swarm.PluginDescription
 	maxReplicas int
 	spread      []string // label descriptors
 	count       *count
@@ -164,6 +170,7 @@ type option struct {
 func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	j := &job{board: b, task: t, reserve: cluster.Reservations(&t.Spec), groups: map[string]int{}}
 	j.ports = cluster.FixedHostPorts(t.HostPorts)
+	j.plugins = plugins(&t.Spec)
 	j.generic = wanted(j.reserve.GenericResources)
 	var constraints []cluster.Constraint
 	var platforms []swarm.Platform
@@ -187,6 +194,7 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	h := fnv.New64a()
 	h.Write([]byte(t.ID))
 	seed := h.Sum64() | 1
+	refused := forbidden(b.snap, t)
 	options := make([]option, len(b.nodes))
 	j.seats = make([]*option, 0, len(b.nodes))
 	for i := range b.nodes {
@@ -198,6 +206,10 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		o := &options[i]
 		o.seat, o.blocked, o.tie = s, filters, (s.hash^seed)*seed
 		switch {
+		case refused:
+			o.blocked = filterAccess
+		case len(missingPlugins(j.plugins, s.Node)) > 0:
+			o.blocked = filterPlugins
 		case !valid || slices.ContainsFunc(constraints, func(c cluster.Constraint) bool { return !c.Match(s.Node) }):
 			o.blocked = filterConstraints
 		case !cluster.RunsOn(platforms, s.Description.Platform):
@@ -273,7 +285,7 @@ func (j *job) place(t *cluster.Task) (*cluster.Node, []swarm.GenericResource) {
 func (j *job) best(t *cluster.Task) *option {
 	if !t.Global {
 		if j.choice == nil {
-			j.choice = newChoice(j)
+			j.choice = newChoice(j, j.seats)
 		}
 		return j.choice.best()
 	}

@@ -31,13 +31,13 @@ type spot struct {
 	rank func() int64
 }
 
-// newChoice orders the job's nodes.
-func newChoice(j *job) *choice {
+// newChoice orders nodes for the job.
+func newChoice(j *job, seats []*option) *choice {
 	c := &choice{job: j}
-	leaves := make([]spot, len(j.seats))
-	keys := make([]int64, 2*len(j.seats))
+	leaves := make([]spot, len(seats))
+	keys := make([]int64, 2*len(seats))
 	var all spots
-	for i, o := range j.seats {
+	for i, o := range seats {
 		leaves[i] = spot{node: o, key: keys[2*i : 2*i+2 : 2*i+2]}
 		if c.look(&leaves[i]) {
 			all = append(all, &leaves[i])
@@ -45,6 +45,14 @@ func newChoice(j *job) *choice {
 	}
 	c.root = c.group(all, 0, func() int64 { return 0 })
 	return c
+}
+
+// standing is what the node is compared by with others, the lower the better, also if the job may not have it: a zero, the
+// failures, the tasks in each of its groups, the service's tasks there, all tasks there.
+func (j *job) standing(o *option) []int64 {
+	c, leaf := &choice{job: j}, &spot{node: o, key: make([]int64, 2)}
+	c.look(leaf)
+	return c.group(spots{leaf}, 0, func() int64 { return 0 }).key
 }
 
 // group makes the spot of nodes that are alike down to the level: below all nodes are those that failed as often, and below
