@@ -49,7 +49,7 @@ type chaos struct {
 // TestChaos lets things happen to a swarm of five managers and five workers while clients write through all managers, and
 // counts the acknowledged writes that are lost or were made twice. The short form is one of each trouble. With
 // SHOAL_CHAOS=10m troubles come in an order that the seed decides (SHOAL_CHAOS_SEED), for so long, those that SHOAL_CHAOS_ONLY
-// matches; see docs/testing.md.
+// matches; see docs/chaos.md.
 func TestChaos(t *testing.T) {
 	w := newWorld(t, chaosNodes)
 	for n := 1; n <= chaosManagers; n++ {
