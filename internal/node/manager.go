@@ -26,6 +26,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/schedule"
 	"shoal.dev/shoal/internal/reconcile/service"
 	"shoal.dev/shoal/internal/store"
 )
@@ -80,6 +81,7 @@ func (m *manager) run(ctx context.Context) error {
 	group.Go(func() error { return m.dispatch.Run(ctx) })
 	group.Go(func() error { return m.lead(ctx) })
 	group.Go(func() error { return m.expel(ctx) })
+	group.Go(func() error { return m.keepRetention(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		m.peers.close()
@@ -122,7 +124,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	done := make(chan struct{})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {
