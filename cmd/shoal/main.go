@@ -31,6 +31,7 @@ import (
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
+	"shoal.dev/shoal/cmd/shoal/internal/stack"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
 )
 
@@ -195,6 +196,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	commands.AddCommands(root, tried)
 	upkeep.AddCommands(root, tried)
 	service.AddCommands(root, tried)
+	stack.AddCommands(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 	tried.AddCommands(root)
