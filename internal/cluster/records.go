@@ -57,6 +57,8 @@ type Task struct {
 	Released bool `json:",omitempty"`
 	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
 	HostPorts []swarm.PortConfig `json:",omitempty"`
+	// Access is what the container is given of its node beyond Docker's, as its service said when it was made.
+	Access *Access `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
 	Attempt uint64 `json:",omitempty"`
 	// RunningAt and EndedAt are when it was first known to run and to have ended, in swarm time: Status.Timestamp is the
@@ -84,17 +86,6 @@ type Claim struct {
 	// ReleasedAt is the store version at which the owner let go; the claim is deleted when no node's kernel can
 	// still hold it. 0: in use.
 	ReleasedAt uint64 `json:",omitempty"`
-}
-
-// Authority is the swarm's certificate authority: the only record with a private key. It has no route.
-type Authority struct {
-	ID string
-	swarm.Meta
-	StateVersion uint64 `json:",omitempty"`
-	// Cert is the root certificate, PEM.
-	Cert []byte `json:",omitempty"`
-	// PrivateKey is the root's private key, PKCS #8 in PEM.
-	PrivateKey []byte `json:",omitempty"`
 }
 
 func (*Swarm) Kind() Kind     { return KindSwarm }
