@@ -1,4 +1,4 @@
-// Package stack adds Shoal's own commands to `stack`: history, rollback and diff, and --wait to deploy and rm.
+// Package stack adds Shoal's own commands to `stack`: history, rollback, diff and logs, and --wait to deploy and rm.
 //
 // It decides what a revision of a stack is and when a stack has settled. A revision is a config of the swarm's, as any
 // other, so that every manager has it and `stack rm` of any client removes it. How a Compose file becomes services is
@@ -38,7 +38,7 @@ func AddCommands(root *cobra.Command, cli *dryrun.Cli) {
 				waitForRemovals(sub, cli)
 			}
 		}
-		c.AddCommand(newHistoryCommand(cli), newRollbackCommand(cli), newDiffCommand(cli))
+		c.AddCommand(newHistoryCommand(cli), newRollbackCommand(cli), newDiffCommand(cli), newLogsCommand(cli))
 	}
 }
 
