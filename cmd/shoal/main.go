@@ -30,6 +30,7 @@ import (
 
 	"shoal.dev/shoal/cmd/shoal/internal/access"
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
+	"shoal.dev/shoal/cmd/shoal/internal/compose"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/stack"
@@ -198,6 +199,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	upkeep.AddCommands(root, tried)
 	service.AddCommands(root, tried)
 	stack.AddCommands(root, tried)
+	compose.AddCommands(root, tried)
 	access.AddFlags(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)

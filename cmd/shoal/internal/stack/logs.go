@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -162,48 +161,49 @@ func read(ctx context.Context, api client.APIClient, s swarm.Service, o client.S
 		return fmt.Errorf("service %s: %w", s.Spec.Name, err)
 	}
 	defer body.Close()
-	pass := func(stderr bool) io.WriteCloser {
-		r, w := io.Pipe()
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			lines := bufio.NewScanner(r)
-			lines.Buffer(nil, maxLine)
-			for lines.Scan() {
-				l, ok := parse(lines.Bytes())
-				if !ok {
-					continue
-				}
-				l.service, l.stderr = s.Spec.Name, stderr
-				select {
-				case to <- l:
-				case <-ctx.Done():
-				}
+	pass := func(stderr bool) io.Writer {
+		return &lines{each: func(b []byte) error {
+			l, ok := parse(b)
+			if !ok {
+				return nil
 			}
-			r.CloseWithError(lines.Err())
-		}()
-		return &pipe{w, done}
+			l.service, l.stderr = s.Spec.Name, stderr
+			select {
+			case to <- l:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}}
 	}
-	out, errOut := pass(false), pass(true)
-	_, err = stdcopy.StdCopy(out, errOut, body)
-	out.Close()
-	errOut.Close()
-	if err != nil && ctx.Err() == nil {
+	if _, err = stdcopy.StdCopy(pass(false), pass(true), body); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("service %s: %w", s.Spec.Name, err)
 	}
 	return nil
 }
 
-// pipe ends when what was written to it is read.
-type pipe struct {
-	*io.PipeWriter
-	done chan struct{}
+// lines cuts what is written to it. It passes each line on before Write returns, so that those of two streams keep
+// their order.
+type lines struct {
+	each func([]byte) error
+	rest []byte
 }
 
-func (p *pipe) Close() error {
-	err := p.PipeWriter.Close()
-	<-p.done
-	return err
+func (l *lines) Write(b []byte) (int, error) {
+	l.rest = append(l.rest, b...)
+	for {
+		one, rest, whole := bytes.Cut(l.rest, []byte("\n"))
+		if !whole {
+			if len(l.rest) > maxLine {
+				return 0, fmt.Errorf("a line of more than %d bytes", maxLine)
+			}
+			return len(b), nil
+		}
+		if err := l.each(one); err != nil {
+			return 0, err
+		}
+		l.rest = rest
+	}
 }
 
 // parse reads "TIME key=value,key=value TEXT".

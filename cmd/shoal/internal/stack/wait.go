@@ -119,10 +119,12 @@ func why(ctx context.Context, w io.Writer, api client.APIClient, late map[string
 			continue
 		}
 		seen := map[string]bool{}
+		failed := slices.ContainsFunc(list.Items, func(t swarm.Task) bool { return t.Status.Err != "" })
 		slices.SortFunc(list.Items, func(a, b swarm.Task) int { return b.Status.Timestamp.Compare(a.Status.Timestamp) })
 		for _, t := range list.Items {
 			text := cmp.Or(t.Status.Err, t.Status.Message)
-			if t.Status.State == swarm.TaskStateRunning || t.Status.State == swarm.TaskStateComplete || t.DesiredState == swarm.TaskStateShutdown && t.Status.Err == "" || seen[text] {
+			works := t.Status.State == swarm.TaskStateRunning || t.Status.State == swarm.TaskStateComplete || t.DesiredState == swarm.TaskStateShutdown
+			if t.Status.Err == "" && (works || failed) || seen[text] {
 				continue
 			}
 			seen[text] = true
