@@ -81,6 +81,18 @@ func (n *ofSwarm) CreateNetwork(ctx context.Context, r network.CreateRequest) (*
 	return &network.CreateResponse{ID: id}, err
 }
 
+func (n *ofSwarm) Network(ctx context.Context, ref, scope string, _ bool) (*network.Inspect, error) {
+	all, err := n.control.Networks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return local.Pick(all, ref, scope)
+}
+
+func (n *ofSwarm) RemoveNetwork(ctx context.Context, ref string) error {
+	return n.control.RemoveNetwork(ctx, ref)
+}
+
 // TestDryRunCommands fails when docker/cli has moved a command that has the flag.
 func TestDryRunCommands(t *testing.T) {
 	prepareEnvironment()

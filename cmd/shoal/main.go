@@ -30,8 +30,10 @@ import (
 
 	"shoal.dev/shoal/cmd/shoal/internal/access"
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
+	"shoal.dev/shoal/cmd/shoal/internal/compose"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
+	"shoal.dev/shoal/cmd/shoal/internal/stack"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
 )
 
@@ -196,6 +198,8 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	commands.AddCommands(root, tried)
 	upkeep.AddCommands(root, tried)
 	service.AddCommands(root, tried)
+	stack.AddCommands(root, tried)
+	compose.AddCommands(root, tried)
 	access.AddFlags(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)

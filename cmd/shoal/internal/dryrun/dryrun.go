@@ -32,8 +32,8 @@ const (
 	path   = "/shoal/v1/dryruns"
 	header = "Shoal-Dry-Run" // see Shoal's package internal/dryrun
 
-	// exitChanges is the exit code of a plan that would change something, as terraform's and diff's are not 0 either.
-	exitChanges = 2
+	// ExitChanges is the exit code of a plan that would change something, as terraform's and diff's are not 0 either.
+	ExitChanges = 2
 	// endTimeout bounds how long the end of a dry run is told to the daemon, which forgets it anyway.
 	endTimeout = 5 * time.Second
 )
@@ -41,7 +41,7 @@ const (
 // commands are those that have the flag.
 var commands = []string{
 	"service create", "service update", "service scale", "service rollback", "service rm",
-	"stack deploy", "stack rm",
+	"stack deploy", "stack rm", "stack rollback",
 	"network create", "network rm", "secret create", "secret rm", "config create", "config rm",
 	"node update", "node promote", "node demote", "node rm", "swarm update",
 }
@@ -56,6 +56,9 @@ type Cli struct {
 
 // NewCli wraps a command line.
 func NewCli(c command.Cli) *Cli { return &Cli{Cli: c} }
+
+// Trying says whether a command is being tried.
+func (c *Cli) Trying() bool { return c.api != nil }
 
 // Client is the daemon's API, or the copy's.
 func (c *Cli) Client() client.APIClient {
@@ -118,11 +121,11 @@ func (c *Cli) addFlag(cmd *cobra.Command) {
 		if !*dry {
 			return run(cmd, args)
 		}
-		changes, err := c.try(cmd, args, run)
+		changes, err := c.Try(cmd, args, run)
 		if err != nil {
 			return err
 		}
-		show(c.Out(), changes)
+		Show(c.Out(), changes, Would)
 		return nil
 	}
 }
@@ -139,11 +142,11 @@ func (c *Cli) addPlanFlag(deploy *cobra.Command) {
 			return errors.Join(errors.New("with --plan the Compose file cannot be read from standard input, where the answer is read"), err)
 		}
 		detach := cmd.Flags().Lookup("detach").Value.String()
-		changes, err := c.try(cmd, args, run)
+		changes, err := c.Try(cmd, args, run)
 		if err != nil {
 			return err
 		}
-		show(c.Out(), changes)
+		Show(c.Out(), changes, Would)
 		if len(changes) == 0 {
 			return nil
 		}
@@ -176,7 +179,7 @@ The exit code is 0 if nothing would change, 2 if something would, and 1 if the d
 		ValidArgsFunction: deploy.ValidArgsFunction,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			deploy.SetContext(cmd.Context())
-			changes, err := c.try(deploy, args, run)
+			changes, err := c.Try(deploy, args, run)
 			if err != nil {
 				return err
 			}
@@ -186,12 +189,12 @@ The exit code is 0 if nothing would change, 2 if something would, and 1 if the d
 					return err
 				}
 			case "":
-				show(c.Out(), changes)
+				Show(c.Out(), changes, Would)
 			default:
 				return fmt.Errorf("unknown format %q: it can be json", format)
 			}
 			if len(changes) > 0 {
-				return cli.StatusError{StatusCode: exitChanges}
+				return cli.StatusError{StatusCode: ExitChanges}
 			}
 			return nil
 		},
@@ -203,8 +206,8 @@ The exit code is 0 if nothing would change, 2 if something would, and 1 if the d
 	return cmd
 }
 
-// try runs a command against a copy of the swarm's records and returns what it changed there.
-func (c *Cli) try(cmd *cobra.Command, args []string, run func(*cobra.Command, []string) error) ([]change, error) {
+// Try runs a command against a copy of the swarm's records and returns what it changed there.
+func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []string) error) ([]Change, error) {
 	ctx := cmd.Context()
 	var opened struct{ ID string }
 	if err := c.ask(ctx, http.MethodPost, path, &opened); err != nil {
@@ -232,7 +235,7 @@ func (c *Cli) try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 	if err != nil {
 		return nil, err
 	}
-	var changes []change
+	var changes []Change
 	err = c.ask(ctx, http.MethodGet, path+"/"+opened.ID, &changes)
 	return changes, err
 }
@@ -263,19 +266,29 @@ func (c *Cli) ask(ctx context.Context, method, path string, out any) error {
 	return nil
 }
 
-// change is Shoal's httpapi.DryRunChange.
-type change struct {
+// Change is Shoal's httpapi.DryRunChange.
+type Change struct {
 	Kind, Action, ID, Name string
-	Fields                 []field                                   `json:",omitempty"`
+	Fields                 []Field                                   `json:",omitempty"`
 	Tasks                  *struct{ Replaced, Started, Stopped int } `json:",omitempty"`
 }
 
-type field struct{ Path, From, To string }
+// Field is Shoal's httpapi.DryRunField.
+type Field struct{ Path, From, To string }
 
 var signs = map[string]string{"create": "+", "update": "~", "remove": "-"}
 
-// show prints changes for people.
-func show(w io.Writer, changes []change) {
+// Tense is how changes are spoken of.
+type Tense struct{ none, one string }
+
+// Changes that would be made, and those that were.
+var (
+	Would = Tense{"Nothing would change.", "%d to %s"}
+	Done  = Tense{"Nothing has changed.", "%d %sd"}
+)
+
+// Show prints changes for people.
+func Show(w io.Writer, changes []Change, t Tense) {
 	counts := map[string]int{}
 	for _, c := range changes {
 		counts[c.Action]++
@@ -292,18 +305,18 @@ func show(w io.Writer, changes []change) {
 		}
 	}
 	if len(changes) == 0 {
-		fmt.Fprintln(w, "Nothing would change.")
+		fmt.Fprintln(w, t.none)
 		return
 	}
 	var parts []string
 	for _, a := range slices.Sorted(maps.Keys(counts)) {
-		parts = append(parts, fmt.Sprintf("%d to %s", counts[a], a))
+		parts = append(parts, fmt.Sprintf(t.one, counts[a], a))
 	}
 	fmt.Fprintf(w, "\n%s.\n", strings.Join(parts, ", "))
 }
 
 // effect says what becomes of a service's tasks.
-func effect(c change) string {
+func effect(c Change) string {
 	if c.Tasks == nil {
 		return ""
 	}
