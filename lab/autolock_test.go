@@ -21,7 +21,9 @@ func (w *world) unlock(n int, key string) (string, error) {
 func TestAutolock(t *testing.T) {
 	w := newWorld(t, 3)
 	w.swarm(3, 3)
-	state := func(n int) string { return strings.TrimSpace(w.shoal(n, "info", "--format", "{{.Swarm.LocalNodeState}}")) }
+	state := func(n int) string {
+		return strings.TrimSpace(w.shoal(n, "info", "--format", "{{.Swarm.LocalNodeState}}"))
+	}
 	restart := func(n int) {
 		t.Helper()
 		w.stopDaemon(n)
