@@ -142,7 +142,7 @@ func (m *manager) tell(ctx context.Context, req addressRequest) error {
 	if m.cons.IsLeader() {
 		return m.setAddress(ctx, req)
 	}
-	errs := []error{errors.New(control.NoLeader)}
+	errs := []error{errdefs.ErrUnavailable.WithMessage(control.NoLeader)}
 	for _, p := range m.managers() {
 		if p.NodeID == m.st.NodeID {
 			continue
