@@ -198,9 +198,9 @@ func (f filters) any(key string, ok func(v string) bool) bool {
 // labels says whether all of the key's values, "name" or "name=value", hold for the labels.
 func (f filters) labels(key string, labels map[string]string) bool {
 	for _, want := range f[key] {
-		name, value, hasValue := strings.Cut(want, "=")
+		name, value, _ := strings.Cut(want, "=")
 		have, ok := labels[name]
-		if !ok || hasValue && have != value {
+		if !ok || value != "" && have != value { // as in Docker, "name=" asks for any value
 			return false
 		}
 	}

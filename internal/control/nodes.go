@@ -2,6 +2,8 @@ package control
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
@@ -20,25 +22,44 @@ func (c *Control) Nodes(ctx context.Context, f map[string][]string) ([]swarm.Nod
 	if err := fl.known("id", "name", "label", "node.label", "membership", "role"); err != nil {
 		return nil, err
 	}
-	for _, r := range fl["role"] {
-		if r != "worker" && r != "manager" {
-			return nil, invalid("invalid role filter: '%s'", r)
-		}
+	roles, err := fl.words("role", "worker", "manager")
+	if err != nil {
+		return nil, err
 	}
-	for _, v := range fl["membership"] {
-		if v != "accepted" && v != "pending" {
-			return nil, invalid("invalid membership filter: '%s'", v)
-		}
+	memberships, err := fl.words("membership", "accepted", "pending")
+	if err != nil {
+		return nil, err
 	}
 	out := []swarm.Node{}
 	for n := range store.List[*cluster.Node](snap) {
 		if fl.any("id", prefixOf(n.ID)) && fl.any("name", prefixOf(nodeName(n))) && fl.labels("node.label", n.Spec.Labels) &&
-			fl.labels("label", n.Description.Engine.Labels) && fl.any("role", func(v string) bool { return v == string(n.Spec.Role) }) &&
-			fl.any("membership", func(v string) bool { return v == "accepted" }) {
+			fl.labels("label", n.Description.Engine.Labels) && oneOf(roles, string(n.Spec.Role)) &&
+			oneOf(memberships, "accepted") {
 			out = append(out, m.node(n))
 		}
 	}
 	return out, nil
+}
+
+// words are a key's values, which are some of the known ones in any case; empty ones do not count.
+func (f filters) words(key string, known ...string) ([]string, error) {
+	var out []string
+	for _, v := range f[key] {
+		w := strings.ToLower(v)
+		switch {
+		case w == "":
+		case slices.Contains(known, w):
+			out = append(out, w)
+		default:
+			return nil, invalid("Invalid %s filter: '%s'", key, v)
+		}
+	}
+	return out, nil
+}
+
+// oneOf says whether the word is one of those that are wanted, or none is.
+func oneOf(wanted []string, have string) bool {
+	return len(wanted) == 0 || slices.Contains(wanted, have)
 }
 
 // Node returns a member; "self" is this one.
@@ -78,6 +99,7 @@ func (c *Control) UpdateNode(ctx context.Context, ref string, version uint64, sp
 	if err != nil {
 		return err
 	}
+	spec.Role, spec.Availability = swarm.NodeRole(strings.ToLower(string(spec.Role))), swarm.NodeAvailability(strings.ToLower(string(spec.Availability)))
 	if err := checkAvailability(spec.Availability); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -70,6 +71,7 @@ func NodeAvailability(asked swarm.NodeAvailability) (swarm.NodeAvailability, err
 	if asked == "" {
 		return swarm.NodeAvailabilityActive, nil
 	}
+	asked = swarm.NodeAvailability(strings.ToLower(string(asked)))
 	return asked, checkAvailability(asked)
 }
 

@@ -22,10 +22,10 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 	if err := fl.known("id", "name", "service", "node", "label", "desired-state", "runtime", "_up-to-date"); err != nil {
 		return nil, err
 	}
-	for _, d := range fl["desired-state"] {
-		if d != "running" && d != "shutdown" && d != "accepted" {
-			return nil, invalid("invalid task state: %s", d)
-		}
+	desired, err := fl.words("desired-state", "new", "allocated", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running",
+		"complete", "shutdown", "failed", "rejected", "remove", "orphaned")
+	if err != nil {
+		return nil, err
 	}
 	services := resolve(snap, fl["service"], "service", serviceName)
 	for i, n := range fl["node"] {
@@ -48,7 +48,7 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 			fl.any("service", func(string) bool { return services[t.ServiceID] }) &&
 			fl.any("node", func(string) bool { return nodes[t.NodeID] }) &&
 			fl.any("runtime", func(v string) bool { return v == "container" }) &&
-			fl.any("desired-state", func(v string) bool { return v == shownDesired(t) }) {
+			oneOf(desired, shownDesired(t)) {
 			out = append(out, task(snap, t))
 		}
 	}

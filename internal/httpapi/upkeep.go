@@ -26,6 +26,9 @@ type Upkeep interface {
 	// Restore makes a swarm of this node alone from a backup. Unavailable if the node is in a swarm, InvalidArgument for
 	// what is no whole backup or a bad address; then nothing was changed.
 	Restore(ctx context.Context, r RestoreRequest, backup io.Reader) (nodeID string, err error)
+	// Readdress changes the address under which the swarm finds this manager. InvalidArgument for a bad one and for one at
+	// which the swarm's leader does not find it; then nothing was changed. Unavailable if the swarm could not be told yet.
+	Readdress(ctx context.Context, advertise string) error
 }
 
 // RestoreRequest says where the node of a restored swarm is found; the fields are those of swarm.InitRequest.
@@ -43,6 +46,7 @@ func (a *api) upkeepRoutes() []route {
 	return []route{
 		get("/shoal/v1/swarm/health", own(a.swarmHealth)),
 		get("/shoal/v1/swarm/backup", own(a.backupSwarm)).lasting(0),
+		post("/shoal/v1/swarm/address", own(a.readdress)).lasting(MembershipTime),
 		post("/shoal/v1/swarm/restore", own(a.restoreSwarm)).lasting(MembershipTime),
 	}
 }
@@ -53,6 +57,10 @@ func (a *api) swarmHealth(c *call) error {
 		return err
 	}
 	return c.reply(http.StatusOK, h)
+}
+
+func (a *api) readdress(c *call) error {
+	return a.Upkeep.Readdress(c.Context(), c.query.Get("advertise"))
 }
 
 const backupType = "application/vnd.shoal.backup"

@@ -33,6 +33,28 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+func TestReaddress(t *testing.T) {
+	sw := apitest.NewSwarm()
+	h := handler(apitest.NewEngine(), sw)
+	for _, c := range []struct {
+		name, query string
+		active      bool
+		status      int
+		message     string
+	}{
+		{"in no swarm", "?advertise=198.51.100.9", false, 503, "This node is not a swarm manager."},
+		{"no address", "", true, 400, "advertise address must be"},
+		{"a bad address", "?advertise=a/b", true, 400, "advertise address must be"},
+		{"an address", "?advertise=198.51.100.9:2377", true, 200, ""},
+	} {
+		sw.Active = c.active
+		w := ask(t, h, "POST", "/shoal/v1/swarm/address"+c.query, "", "")
+		if w.Code != c.status || c.message != "" && !strings.HasPrefix(messageOf(t, w), c.message) {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
+		}
+	}
+}
+
 func TestBackupAndRestore(t *testing.T) {
 	sw := apitest.NewSwarm()
 	h := handler(apitest.NewEngine(), sw)

@@ -219,13 +219,15 @@ func (n *Node) Unlock(_ context.Context, r swarm.UnlockRequest) error {
 		return errdefs.ErrUnauthenticated.WithMessage("swarm could not be unlocked: invalid key provided")
 	}
 	id, err := pki.LoadIdentity(n.swarmDir(), open.RaftKey)
+	var m *member
 	if err == nil {
-		_, err = n.start(open, id)
+		m, err = n.start(open, id)
 	}
 	if err != nil {
 		return fmt.Errorf("swarm component could not be started: %w", err)
 	}
 	n.locked.Store(nil)
+	m.resumeVote(n)
 	n.log.Info("this manager was unlocked", "node", st.NodeID)
 	return nil
 }

@@ -108,10 +108,15 @@ func TestACrashInTheMiddleOfALockLosesNothing(t *testing.T) {
 						}
 					}
 					key := c.from
-					if got, err := loadState(m.dir); err != nil {
+					onDisk, err := loadState(m.dir)
+					if err != nil {
 						t.Fatal(err)
-					} else if got.LockVersion == 8 {
+					}
+					if onDisk.LockVersion == 8 {
 						key = c.to
+					}
+					if _, err := pki.LoadIdentity(m.dir, nil); err == nil && onDisk.isLocked() {
+						t.Error("the disk counts as locked and the private key lies there in the clear: nobody would seal it any more")
 					}
 					got, id, err := restart(t, m.dir, key)
 					if err != nil {

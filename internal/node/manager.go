@@ -55,7 +55,7 @@ func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, err
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
 	})
 	var err error
-	m.server, err = link.NewServer(link.ServerConfig{
+	m.server, err = n.openPort(dir, link.ServerConfig{
 		ListenAddr: st.ListenAddr, AdvertiseAddr: st.AdvertiseAddr, Identity: id, Handler: m.routes(n), Join: m.joinRoutes(),
 		Admit: m.admit, Epoch: m.epoch, OnSuperseded: m.superseded, Log: n.log,
 	})
@@ -83,6 +83,7 @@ func (m *manager) run(ctx context.Context) error {
 	group.Go(func() error { return m.lead(ctx) })
 	group.Go(func() error { return m.expel(ctx) })
 	group.Go(func() error { return m.keepRetention(ctx) })
+	group.Go(func() error { return m.keepAddress(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		m.peers.close()

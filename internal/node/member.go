@@ -74,7 +74,10 @@ func (n *Node) resume(context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = n.start(st, id)
+	m, err := n.start(st, id)
+	if err == nil {
+		m.resumeVote(n)
+	}
 	return err
 }
 

@@ -256,7 +256,10 @@ func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole, a
 func (m *member) enlistLater(ctx context.Context, n *Node) {
 	for {
 		try, cancel := context.WithTimeout(ctx, enlistTimeout)
-		err := m.manager.enlist(try, &m.st)
+		m.mu.Lock()
+		st := m.st
+		m.mu.Unlock()
+		err := m.manager.enlist(try, &st)
 		cancel()
 		if err == nil {
 			return

@@ -118,6 +118,13 @@ func (m *manager) routes(n *Node) http.Handler {
 		}
 		answer(w, struct{}{}, m.addVoter(r.Context(), req))
 	}))
+	mux.Handle("POST "+pathAddress, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
+		var req addressRequest
+		if !read(w, r, &req) {
+			return
+		}
+		answer(w, struct{}{}, m.onLeader(r.Context(), func() error { return m.setAddress(r.Context(), req) }, pathAddress, req, nil))
+	}))
 	mux.Handle("POST "+pathNetwork, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
 		var req networkRequest
 		if !read(w, r, &req) {

@@ -62,6 +62,17 @@ func (f *Swarm) Restore(_ context.Context, r httpapi.RestoreRequest, body io.Rea
 	return "node1id", nil
 }
 
+// Readdress refuses what is no address.
+func (f *Swarm) Readdress(_ context.Context, advertise string) error {
+	if err := f.manager(); err != nil {
+		return err
+	}
+	if advertise == "" || strings.Contains(advertise, "/") {
+		return errdefs.ErrInvalidArgument.WithMessage("advertise address must be a non-zero IP address or network interface (with optional port number)")
+	}
+	return nil
+}
+
 // Health is of one manager; one is lost with a service called [Torn], and the majority with one called lonely.
 func (f *Swarm) Health(context.Context) (*httpapi.SwarmHealth, error) {
 	if err := f.manager(); err != nil {

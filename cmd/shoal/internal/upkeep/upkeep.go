@@ -1,4 +1,4 @@
-// Package upkeep adds Shoal's own commands to `swarm`: backup, restore and health.
+// Package upkeep adds Shoal's own commands to `swarm`: backup, restore and health, and to `swarm update` a manager's own address.
 //
 // It decides how a backup lies on the client's disk and how a swarm's health is printed. It never looks into one beyond its digest: what the records mean
 // is the daemon's part.
@@ -14,6 +14,11 @@ func AddCommands(root *cobra.Command, cli command.Cli) {
 	for _, c := range root.Commands() {
 		if c.Name() == "swarm" {
 			c.AddCommand(newBackupCommand(cli), newRestoreCommand(cli), newHealthCommand(cli))
+			for _, u := range c.Commands() {
+				if u.Name() == "update" {
+					addAddress(u, cli)
+				}
+			}
 		}
 	}
 }
