@@ -16,6 +16,9 @@ type Swarm struct {
 	// Epoch counts how often the swarm's history was cut (--force-new-cluster, restore). An agent refuses a manager
 	// of a lower epoch.
 	Epoch uint64 `json:",omitempty"`
+	// Level is the feature level of which the records may be; 0 is 1. It never falls. See [Level].
+	Level int `json:",omitempty"`
+	next
 }
 
 // Node is a member of the swarm. The user's NodeSpec, the data path and the index are the specification part; the
@@ -30,6 +33,8 @@ type Node struct {
 	DataPathAddr netip.Addr `json:"DataPathAddr,omitzero"`
 	// IngressAddr is the node's own address on the ingress network.
 	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
+	// Level is the highest feature level that the node's version knows; 0 is 1.
+	Level int `json:",omitempty"`
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus and
@@ -126,16 +131,17 @@ func (n *Network) Clone() Object   { return deepCopy(n) }
 func (c *Claim) Clone() Object     { return deepCopy(c) }
 func (a *Authority) Clone() Object { return deepCopy(a) }
 
-// MergeState takes the epoch, the TLS facts and the rotation flag.
+// MergeState takes the epoch, the level, the TLS facts and the rotation flag.
 func (s *Swarm) MergeState(from Object) {
 	f := from.(*Swarm)
+	s.Level, s.next = f.Level, f.next
 	s.Epoch, s.TLSInfo, s.RootRotationInProgress = f.Epoch, f.TLSInfo, f.RootRotationInProgress
 }
 
-// MergeState takes the description and both statuses.
+// MergeState takes the description, the level and both statuses.
 func (n *Node) MergeState(from Object) {
 	f := from.(*Node)
-	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
+	n.Level, n.Description, n.Status, n.ManagerStatus = f.Level, f.Description, f.Status, f.ManagerStatus
 }
 
 // MergeState takes the endpoint, the update status and the job status.

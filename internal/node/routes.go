@@ -47,6 +47,8 @@ type joinRequest struct {
 	AdvertiseAddr string
 	DataPathAddr  netip.Addr `json:"DataPathAddr,omitzero"`
 	Description   swarm.NodeDescription
+	// Level is the highest feature level that the node's version knows.
+	Level int
 }
 
 type joinResponse struct {
@@ -56,6 +58,8 @@ type joinResponse struct {
 	AdvertiseAddr   string
 	DataPathPort    uint16
 	Managers        []swarm.Peer
+	// Clock is what the manager's clock says.
+	Clock time.Time `json:"Clock,omitzero"`
 }
 
 // voterRequest asks to take part in the consensus.
@@ -209,6 +213,9 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		if err != nil {
 			return err
 		}
+		if err := checkLevel(s, role, req.Level); err != nil {
+			return err
+		}
 		id := cluster.NewID()
 		cert, err := pki.Sign(ca, req.CSR, s.ID, id, role, validity(s), now)
 		if err != nil {
@@ -221,7 +228,7 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		tx.Write(store.Create(node))
 		out = joinResponse{
 			SwarmID: s.ID, NodeID: id, Role: role, Cert: cert, AdvertiseAddr: req.AdvertiseAddr,
-			DataPathPort: uint16(s.DataPathPort), Managers: m.managers(),
+			DataPathPort: uint16(s.DataPathPort), Managers: m.managers(), Clock: now,
 		}
 		return nil
 	})
@@ -264,7 +271,7 @@ func newNode(id string, role swarm.NodeRole, req *joinRequest) (*cluster.Node, e
 	if n.Spec.Availability == "" {
 		n.Spec.Availability = swarm.NodeAvailabilityActive
 	}
-	n.Description = req.Description
+	n.Description, n.Level = req.Description, req.Level
 	n.Status = swarm.NodeStatus{State: swarm.NodeStateUnknown, Addr: addr.Unmap().String()}
 	if role == swarm.NodeRoleManager {
 		n.ManagerStatus = &swarm.ManagerStatus{Addr: req.AdvertiseAddr}
