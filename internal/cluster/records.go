@@ -37,11 +37,13 @@ type Node struct {
 	Level int `json:",omitempty"`
 }
 
-// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus and
-// JobStatus are state.
+// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
+// JobStatus and Schedule are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
+	// Schedule is how far its schedule is; nil: it has none.
+	Schedule *ScheduleStatus `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -62,6 +64,8 @@ type Task struct {
 	Released bool `json:",omitempty"`
 	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
 	HostPorts []swarm.PortConfig `json:",omitempty"`
+	// Access is what the container is given of its node beyond Docker's, as its service said when it was made.
+	Access *Access `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
 	Attempt uint64 `json:",omitempty"`
 	// RunningAt and EndedAt are when it was first known to run and to have ended, in swarm time: Status.Timestamp is the
@@ -144,10 +148,10 @@ func (n *Node) MergeState(from Object) {
 	n.Level, n.Description, n.Status, n.ManagerStatus = f.Level, f.Description, f.Status, f.ManagerStatus
 }
 
-// MergeState takes the endpoint, the update status and the job status.
+// MergeState takes the endpoint, the update status, the job status and how far the schedule is.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus = f.Endpoint, f.UpdateStatus, f.JobStatus
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule
 }
 
 // MergeState takes the status and since when it holds.
@@ -202,6 +206,8 @@ func New(k Kind) Object {
 		return &SecretData{}
 	case KindConfig:
 		return &Config{}
+	case KindUnlockKey:
+		return &UnlockKey{}
 	case KindCredentials:
 		return &Credentials{}
 	}
@@ -210,7 +216,7 @@ func New(k Kind) Object {
 
 // Kinds lists every kind of record.
 func Kinds() []Kind {
-	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials}
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials, KindUnlockKey}
 }
 
 // Address returns the task's address on the network, or the zero address.

@@ -37,7 +37,7 @@ func (c *Control) Services(ctx context.Context, f map[string][]string, status bo
 			!fl.any("runtime", func(v string) bool { return v == "container" }) {
 			continue
 		}
-		api := s.Clone().(*cluster.Service).Service
+		api := s.Service // shares what its fields refer to: a list is only written out
 		if status {
 			api.ServiceStatus = statusOf(snap, s)
 		}
@@ -84,10 +84,16 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	s.Endpoint.Spec = endpointSpec(spec)
 	if isJob(spec.Mode) {
 		s.JobStatus = &swarm.JobStatus{LastExecution: m.Store.Now()}
+		if cluster.Scheduled(&spec) { // it does not run before its time
+			s.JobStatus.LastExecution = time.Time{}
+		}
 	}
 	return out, m.update(ctx, func(tx *store.Tx) error {
 		if have, ok := tx.ServiceByName(spec.Name); ok {
 			return errdefs.ErrAlreadyExists.WithMessage("name conflicts with an existing object: service " + have.Spec.Name + " already exists")
+		}
+		if err := checkAccess(tx.Snapshot, s, nil); err != nil {
+			return err
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err
@@ -252,16 +258,20 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		} else {
 			s.Spec, s.UpdateStatus = spec, nil // the planner begins an update if there is something to do
 		}
-		if old.JobStatus != nil { // every update runs a job again, as in Swarm
+		if old.JobStatus != nil {
 			s.UpdateStatus = nil
-			s.JobStatus = &swarm.JobStatus{LastExecution: m.Store.Now()}
-			s.JobStatus.JobIteration.Index = old.JobStatus.JobIteration.Index + 1
+			if runsNow(&old.Spec, &s.Spec) {
+				runAgain(s, m.Store.Now())
+			}
 		}
 		if s.Spec.Name != old.Spec.Name {
 			return errdefs.ErrNotImplemented.WithMessage("renaming services is not supported")
 		}
 		if modeOf(s.Spec.Mode) != modeOf(old.Spec.Mode) {
 			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
+		}
+		if err := checkAccess(tx.Snapshot, s, old); err != nil {
+			return err
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err

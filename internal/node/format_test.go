@@ -61,7 +61,8 @@ func specimens() []cluster.Object {
 	config := &cluster.Config{}
 	config.ID, config.Spec.Name, config.Spec.Data = "config1", "settings", []byte{0, 1, 0xff, '\n'}
 	return []cluster.Object{s, global, k, n, c, secret, &cluster.SecretData{ID: "secret1", Data: []byte("of no use to anybody\x00\xff")}, config,
-		&cluster.Credentials{ID: "service1", Auth: map[string]string{"docker.io/library/hello": "e30="}}}
+		&cluster.Credentials{ID: "service1", Auth: map[string]string{"docker.io/library/hello": "e30="}},
+		&cluster.UnlockKey{ID: cluster.SingletonID}}
 }
 
 // writeFolder writes what a manager has on its disk: half of the records in a snapshot, half in the log behind it.
@@ -92,7 +93,7 @@ func writeFolder(t *testing.T, dir string) {
 	}
 	st := *m.st
 	st.Managers = []swarm.Peer{{NodeID: st.NodeID, Addr: st.AdvertiseAddr}}
-	if err := errors.Join(st.save(dir), pki.SaveIdentity(dir, m.id), consensus.Seed(consensus.Config{
+	if err := errors.Join(st.save(dir), pki.SaveIdentity(dir, m.id, nil), consensus.Seed(consensus.Config{
 		Dir: filepath.Join(dir, "raft"), NodeID: st.NodeID, Addr: st.AdvertiseAddr, Key: st.RaftKey, Log: m.n.log,
 	}, records)); err != nil {
 		t.Fatal(err)
@@ -113,6 +114,13 @@ func writeFolder(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	text := asText(t, again.store.Snapshot())
+	have := map[cluster.Kind]bool{}
+	each(again.store.Snapshot(), func(o cluster.Object) { have[o.Kind()] = true })
+	for _, k := range cluster.Kinds() {
+		if !have[k] {
+			t.Fatalf("there is no %s: add one to specimens", k)
+		}
+	}
 	again.stop()
 	trim(t, filepath.Join(dir, "raft", "log.db"))
 	if err := os.WriteFile(filepath.Join(dir, "records.json"), text, 0o644); err != nil {
@@ -162,6 +170,7 @@ func each(snap *store.Snapshot, add func(cluster.Object)) {
 	addAll[*cluster.SecretData](snap, add)
 	addAll[*cluster.Config](snap, add)
 	addAll[*cluster.Credentials](snap, add)
+	addAll[*cluster.UnlockKey](snap, add)
 }
 
 func addAll[T cluster.Object](snap *store.Snapshot, add func(cluster.Object)) {
@@ -192,7 +201,7 @@ func takeUp(t *testing.T, from string, damage func(dir string)) (dir string, m *
 	if err != nil {
 		return dir, nil, err
 	}
-	id, err := pki.LoadIdentity(dir)
+	id, err := pki.LoadIdentity(dir, st.RaftKey)
 	if err != nil {
 		return dir, nil, err
 	}
@@ -244,13 +253,6 @@ func TestEveryFormatLoads(t *testing.T) {
 			}
 			if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(string(asText(t, m.store.Snapshot())), "\n")); d != "" {
 				t.Errorf("records are not as they were:\n%s", d)
-			}
-			have := map[cluster.Kind]bool{}
-			each(m.store.Snapshot(), func(o cluster.Object) { have[o.Kind()] = true })
-			for _, k := range cluster.Kinds() {
-				if !have[k] {
-					t.Errorf("the folder has no %s", k)
-				}
 			}
 			// It is a swarm that goes on: its certificates are made, and changes taken.
 			if _, err := m.reissue(renewRequest{NodeID: "w1", CSR: request(t)}); err != nil {

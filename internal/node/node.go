@@ -47,6 +47,7 @@ type Node struct {
 	mu     sync.Mutex // held while the membership changes
 	run    func(func(context.Context) error)
 	member atomic.Pointer[member] // nil: in no swarm
+	locked atomic.Pointer[state]  // what this manager needs its swarm's unlock key for; nil: it is not locked
 }
 
 // Run runs a daemon until ctx ends. The configuration has been validated. Containers go on when it returns.
@@ -123,7 +124,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control = control.New(eng)
 	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Control: n.control,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Jobs: n.control, Control: n.control,
 		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
 	return nil

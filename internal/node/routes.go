@@ -60,6 +60,9 @@ type joinResponse struct {
 	Managers        []swarm.Peer
 	// Clock is what the manager's clock says.
 	Clock time.Time `json:"Clock,omitzero"`
+	// UnlockKey and LockVersion are a new manager's lock, see Lock.
+	UnlockKey   []byte `json:",omitempty"`
+	LockVersion uint64 `json:",omitempty"`
 }
 
 // voterRequest asks to take part in the consensus.
@@ -229,6 +232,9 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		out = joinResponse{
 			SwarmID: s.ID, NodeID: id, Role: role, Cert: cert, AdvertiseAddr: req.AdvertiseAddr,
 			DataPathPort: uint16(s.DataPathPort), Managers: m.managers(), Clock: now,
+		}
+		if k, ok := store.Get[*cluster.UnlockKey](tx.Snapshot, cluster.SingletonID); ok && role == swarm.NodeRoleManager {
+			out.UnlockKey, out.LockVersion = k.Bytes, k.Version.Index
 		}
 		return nil
 	})
