@@ -2,7 +2,17 @@ package lab_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -113,4 +123,49 @@ func TestRotation(t *testing.T) {
 	})
 	w.shoal(4, "swarm", "leave")
 	w.shoal(4, "swarm", "join", "--token", w.shoal(other, "swarm", "join-token", "-q", "worker"), w.Host(other).Addr+":2377")
+
+	// A root of the user's own, by the stock client where there is one.
+	cert, key := ownRoot(t)
+	args := []string{"swarm", "ca", "--rotate", "--quiet", "--ca-cert", cert, "--ca-key", key}
+	if _, ok := w.docker(other, args...); !ok {
+		w.shoal(other, args...)
+	}
+	want, err := os.ReadFile(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.shoal(1, "swarm", "ca"); strings.TrimSpace(got) != strings.TrimSpace(string(want)) {
+		t.Errorf("the root is\n%s\nand not the one that was brought:\n%s", got, want)
+	}
+	w.refused(1, []string{"the --ca-cert flag requires that a --ca-key flag"}, "swarm", "ca", "--rotate", "--ca-cert", cert)
+	w.refused(1, []string{"requires the `--rotate` flag"}, "swarm", "ca", "--ca-key", key)
+}
+
+// ownRoot is a root as a company has one: the names of the files of certificate and key.
+func ownRoot(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Example Corp Root"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(5 * 365 * 24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &k.PublicKey, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(t.TempDir(), "ca.pem"), filepath.Join(t.TempDir(), "ca.key")
+	if err := errors.Join(
+		os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret}), 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return certFile, keyFile
 }

@@ -92,6 +92,7 @@ type Agent struct {
 	out   outbox
 	net   applier
 	vault vault
+	off   atomic.Bool  // the clock is too far from the managers'
 	calm  atomic.Int64 // refused heartbeats in a row after which another manager is tried
 
 	life context.Context // of the tasks: that of Run

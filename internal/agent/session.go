@@ -88,7 +88,7 @@ func (a *Agent) session(ctx context.Context) error {
 	node := a.cfg.Describe(ctx)
 	a.vault.describe(a.cfg.NodeID, node)
 	resp, err := protocol.Open(ctx, s.RoundTripper, protocol.PathSession, protocol.SessionRequest{
-		Epoch: had.Epoch, Version: had.Version, Description: node, Addr: a.cfg.Addr,
+		Epoch: had.Epoch, Version: had.Version, Description: node, Addr: a.cfg.Addr, Level: cluster.Level,
 	})
 	if err != nil {
 		return because(ctx, err)
@@ -166,13 +166,15 @@ func (a *Agent) heartbeats(ctx context.Context, rt http.RoundTripper, period tim
 		}
 		next.Reset(beatEvery(period))
 		st, _ := a.net.get()
-		want, err := sendBeat(ctx, rt, period, protocol.HeartbeatRequest{Applied: st.applied, Changed: changed})
+		sent := time.Now()
+		want, err := sendBeat(ctx, rt, period, protocol.HeartbeatRequest{Applied: st.applied, Changed: changed, Clock: sent})
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
 			missed = 0
 			a.calm.Store(patience)
+			a.compareClock(sent, time.Now(), want.Clock)
 			a.cfg.OnRole(want.Role)
 			if want.Certificate != nil {
 				a.cfg.OnCertificate(*want.Certificate)

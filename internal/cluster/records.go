@@ -19,6 +19,9 @@ type Swarm struct {
 	// LongestCert is the longest validity of certificates that the swarm ever asked for, where that was changed; see
 	// [Swarm.CertsOver]. 0: the one that it asks for now.
 	LongestCert time.Duration `json:",omitempty"`
+	// Level is the feature level of which the records may be; 0 is 1. It never falls. See [Level].
+	Level int `json:",omitempty"`
+	next
 }
 
 // Node is a member of the swarm. The user's NodeSpec, the data path and the index are the specification part; the
@@ -33,6 +36,8 @@ type Node struct {
 	DataPathAddr netip.Addr `json:"DataPathAddr,omitzero"`
 	// IngressAddr is the node's own address on the ingress network.
 	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
+	// Level is the highest feature level that the node's version knows; 0 is 1.
+	Level int `json:",omitempty"`
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
@@ -133,16 +138,17 @@ func (n *Network) Clone() Object   { return deepCopy(n) }
 func (c *Claim) Clone() Object     { return deepCopy(c) }
 func (a *Authority) Clone() Object { return deepCopy(a) }
 
-// MergeState takes the epoch, the TLS facts and the rotation flag.
+// MergeState takes the epoch, the level, the TLS facts and the rotation flag.
 func (s *Swarm) MergeState(from Object) {
 	f := from.(*Swarm)
+	s.Level, s.next = f.Level, f.next
 	s.Epoch, s.TLSInfo, s.RootRotationInProgress = f.Epoch, f.TLSInfo, f.RootRotationInProgress
 }
 
-// MergeState takes the description and both statuses.
+// MergeState takes the description, the level and both statuses.
 func (n *Node) MergeState(from Object) {
 	f := from.(*Node)
-	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
+	n.Level, n.Description, n.Status, n.ManagerStatus = f.Level, f.Description, f.Status, f.ManagerStatus
 }
 
 // MergeState takes the endpoint, the update status, the job status and how far the schedule is.

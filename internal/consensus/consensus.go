@@ -131,6 +131,15 @@ func checkHistory(logs *logStore, snaps *snapshots) error {
 	if err != nil {
 		return fmt.Errorf("listing the snapshots in %s: %w", snaps.dir, err)
 	}
+	if len(metas) > 0 {
+		term, err := logs.GetUint64(keyCurrentTerm)
+		if err != nil {
+			return err
+		}
+		if term == 0 { // who has a snapshot had a term before
+			return fmt.Errorf("the swarm's log %s is empty and there are snapshots in %s: it was lost or emptied", logs.path, snaps.dir)
+		}
+	}
 	var damage error
 	for _, m := range metas {
 		if err := snaps.verify(m.ID); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/store"
 )
 
@@ -42,8 +43,15 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 // StoreConfiguration is called for an entry that changes the members. The store's index follows the log.
 func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) { f.store.Advance(index) }
 
-// Snapshot is free: the store's records are immutable.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return fsmSnapshot{f.store.Snapshot()}, nil }
+// Snapshot is free: the store's records are immutable. There is none of records that may have what this version of Shoal
+// does not know: it would lack that.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	snap := f.store.Snapshot()
+	if s := snap.Swarm(); s != nil && s.Beyond() {
+		return nil, fmt.Errorf("the records are of feature level %d, this version of Shoal knows level %d", s.LevelOf(), cluster.Level)
+	}
+	return fsmSnapshot{snap}, nil
+}
 
 // Restore replaces what is in the store.
 func (f *fsm) Restore(r io.ReadCloser) error {

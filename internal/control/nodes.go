@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -117,6 +118,11 @@ func (c *Control) UpdateNode(ctx context.Context, ref string, version uint64, sp
 		case spec.Role == swarm.NodeRoleWorker && old.Spec.Role == swarm.NodeRoleManager:
 			if err := m.MayDemote(old.ID); err != nil {
 				return err
+			}
+		case spec.Role == swarm.NodeRoleManager && old.Spec.Role == swarm.NodeRoleWorker:
+			if s := tx.Swarm(); s != nil && old.LevelOf() < s.LevelOf() {
+				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("node %s cannot become a manager: its version of Shoal knows feature level %d and the swarm's records are of level %d; "+
+					"install a newer version on it", old.ID, old.LevelOf(), s.LevelOf()))
 			}
 		}
 		n := old.Clone().(*cluster.Node)

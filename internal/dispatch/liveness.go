@@ -45,7 +45,8 @@ type liveness struct {
 type heard struct {
 	at      time.Time
 	applied uint64
-	local   bool // heard by this manager itself
+	local   bool          // heard by this manager itself
+	offset  time.Duration // how far its clock is ahead
 }
 
 func newLiveness() liveness {
@@ -157,6 +158,7 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.heard(peer.NodeID, &req.Applied, false)
+	s.compareClock(peer.NodeID, req.Clock)
 	if req.Changed {
 		s.live.reportNow()
 		s.cfg.Notify(peer.NodeID)
@@ -165,7 +167,7 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, errors.New("this manager does not reach the leader of the swarm"))
 		return
 	}
-	b, err := store.Marshal(protocol.HeartbeatResponse{Role: node.Spec.Role, Certificate: s.certificate(snap, node)})
+	b, err := store.Marshal(protocol.HeartbeatResponse{Role: node.Spec.Role, Certificate: s.certificate(snap, node), Clock: time.Now()})
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return
@@ -214,6 +216,7 @@ func (s *Server) serveHeard(w http.ResponseWriter, r *http.Request) {
 		if s.live.hear(h.NodeID, now.Add(-h.Age), &h.Applied, false) > missed*period || h.Applied > before {
 			s.cfg.Notify(h.NodeID)
 		}
+		s.setClockOffset(h.NodeID, h.ClockOffset)
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
@@ -281,7 +284,7 @@ func (l *liveness) report() protocol.HeardRequest {
 		case age > forget:
 			delete(l.nodes, id)
 		case h.local:
-			req.Nodes = append(req.Nodes, protocol.Heard{NodeID: id, Age: age, Applied: h.applied})
+			req.Nodes = append(req.Nodes, protocol.Heard{NodeID: id, Age: age, Applied: h.applied, ClockOffset: h.offset})
 		}
 	}
 	return req

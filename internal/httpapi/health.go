@@ -11,6 +11,8 @@ type SwarmHealth struct {
 	Leader string
 	// Epoch counts cuts of the swarm's history.
 	Epoch uint64
+	// Level is the feature level that all managers' versions know.
+	Level int
 	// Voters are the managers that count, Quorum how many of them must live, Reachable how many answered, and Tolerance
 	// how many of those may still be lost.
 	Voters, Quorum, Reachable, Tolerance int

@@ -77,6 +77,9 @@ func restored(ctx context.Context, st *state, records *store.Store, d swarm.Node
 	if s == nil || !ok {
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the backup has no swarm: its settings or its certificate authority are missing")
 	}
+	if s.Beyond() {
+		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("the backup is of feature level %d and this version of shoald knows level %d: restore it with a newer one", s.LevelOf(), cluster.Level))
+	}
 	st.SwarmID, st.Bootstrap = s.ID, false
 	if k, ok := store.Get[*cluster.UnlockKey](old, cluster.SingletonID); ok {
 		st.UnlockKey, st.LockVersion = k.Bytes, k.Version.Index
@@ -97,7 +100,7 @@ func restored(ctx context.Context, st *state, records *store.Store, d swarm.Node
 		return nil, fmt.Errorf("the backup's certificate authority: %w", err)
 	}
 	d.TLSInfo = id.TLSInfo()
-	self, err := newNode(st.NodeID, st.Role, &joinRequest{AdvertiseAddr: st.AdvertiseAddr, DataPathAddr: st.DataPathAddr, Description: d})
+	self, err := newNode(st.NodeID, st.Role, &joinRequest{AdvertiseAddr: st.AdvertiseAddr, DataPathAddr: st.DataPathAddr, Description: d, Level: cluster.Level})
 	if err != nil {
 		return nil, err
 	}

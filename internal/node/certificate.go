@@ -82,7 +82,7 @@ func (m *member) tellFacts(ctx context.Context, n *Node) error {
 	defer cancel()
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	return protocol.Post(ctx, l, protocol.PathStatus, protocol.StatusRequest{Nodes: []protocol.NodeReport{{
-		NodeID: m.st.NodeID, Facts: &protocol.Facts{Description: m.describe(n)(ctx), Addr: host},
+		NodeID: m.st.NodeID, Facts: &protocol.Facts{Description: m.describe(n)(ctx), Addr: host, Level: cluster.Level},
 	}}})
 }
 

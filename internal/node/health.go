@@ -16,6 +16,7 @@ import (
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/consensus"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/dispatch/protocol"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/pki"
 	"shoal.dev/shoal/internal/store"
@@ -30,7 +31,7 @@ const (
 	// diskLow is the part of the disk that must be free; a node with less takes no more tasks.
 	diskLow = 0.1
 	// maxClockOffset is how far clocks may be apart before it is said. Certificates and the order of logs suffer first.
-	maxClockOffset = 30 * time.Second
+	maxClockOffset = protocol.MaxClockOffset
 )
 
 // pathHealth is where a manager says how it is: POST, answered with a selfReport.
@@ -117,7 +118,7 @@ func (n *Node) Health(ctx context.Context) (*httpapi.SwarmHealth, error) {
 func judge(snap *store.Snapshot, servers []consensus.Server, reports []*selfReport, now time.Time) *httpapi.SwarmHealth {
 	h := &httpapi.SwarmHealth{Reasons: []string{}, Managers: []httpapi.ManagerHealth{}}
 	if s := snap.Swarm(); s != nil {
-		h.Epoch = cluster.EpochNumber(s.Epoch)
+		h.Epoch, h.Level = cluster.EpochNumber(s.Epoch), s.LevelOf()
 	}
 	var newest uint64
 	says := map[string]int{} // how many say who leads

@@ -13,6 +13,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/dispatch/protocol"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/link"
 	"shoal.dev/shoal/internal/pki"
@@ -155,7 +156,7 @@ func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca
 		return fmt.Errorf("becoming the leader of the new swarm: %w", err)
 	}
 	s := &cluster.Swarm{}
-	s.ID, s.Epoch, s.TLSInfo = st.SwarmID, 1, tls
+	s.ID, s.Epoch, s.Level, s.TLSInfo = st.SwarmID, 1, cluster.Level, tls
 	s.Spec = r.Spec
 	s.Spec.EncryptionConfig.AutoLockManagers = len(st.UnlockKey) > 0
 	control.SetSwarmDefaults(&s.Spec)
@@ -167,7 +168,7 @@ func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca
 	s.JoinTokens = swarm.JoinTokens{Worker: pki.NewToken(ca.Cert), Manager: pki.NewToken(ca.Cert)}
 	d.TLSInfo = tls
 	self, err := newNode(st.NodeID, st.Role, &joinRequest{
-		Availability: r.Availability, AdvertiseAddr: st.AdvertiseAddr, DataPathAddr: st.DataPathAddr, Description: d,
+		Availability: r.Availability, AdvertiseAddr: st.AdvertiseAddr, DataPathAddr: st.DataPathAddr, Description: d, Level: cluster.Level,
 	})
 	if err != nil {
 		return err
@@ -266,7 +267,7 @@ func (n *Node) joinRequest(r swarm.JoinRequest) (*joinRequest, string, error) {
 	}
 	return &joinRequest{
 		Token: r.JoinToken, Availability: availability, AdvertiseAddr: advertise, DataPathAddr: dataPath,
-		Description: n.describe(context.Background()),
+		Description: n.describe(context.Background()), Level: cluster.Level,
 	}, listen, nil
 }
 
@@ -298,6 +299,9 @@ func (n *Node) becomeMember(ctx context.Context, key, root []byte, listen string
 	}
 	if st.Role == swarm.NodeRoleManager {
 		st.RaftKey, st.UnlockKey, st.LockVersion = newRaftKey(), resp.UnlockKey, resp.LockVersion
+	}
+	if off := time.Since(resp.Clock); !resp.Clock.IsZero() && off.Abs() > protocol.MaxClockOffset {
+		n.log.Warn("the clock of this node differs from the manager's: set both by NTP", "node", st.NodeID, "ahead", off.Round(time.Second))
 	}
 	m, err := n.begin(st, id, nil)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/authority"
+	"shoal.dev/shoal/internal/reconcile/level"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
@@ -82,6 +83,7 @@ func (m *manager) run(ctx context.Context) error {
 	group.Go(func() error { return m.dispatch.Run(ctx) })
 	group.Go(func() error { return m.lead(ctx) })
 	group.Go(func() error { return m.expel(ctx) })
+	group.Go(func() error { return m.keepLevel(ctx) })
 	group.Go(func() error { return m.keepRetention(ctx) })
 	group.Go(func() error { return m.keepAddress(ctx) })
 	group.Go(func() error {
@@ -131,7 +133,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	done := make(chan struct{})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {

@@ -62,6 +62,11 @@ func TestAManagerThatWasOffForLongCertifiesItself(t *testing.T) {
 	if err := again.catchUp(t.Context()); err != nil || again.store.Snapshot().Swarm() == nil {
 		t.Errorf("the records are gone: %v", err)
 	}
+	// One that runs while its certificate ends, and can ask nobody, does the same.
+	running := &member{st: *m.st, dir: m.dir, identity: pki.NewHolder(old), manager: again.manager}
+	if role, err := running.renewAlone(); err != nil || role != swarm.NodeRoleManager || pki.ValidAt(running.identity.Get(), time.Now()) != nil {
+		t.Errorf("it has none: %s, %v", role, err)
+	}
 	again.stop()
 	// One that is no manager by its own log gets nothing.
 	st := *m.st

@@ -18,7 +18,7 @@ import (
 const (
 	// renewTimeout bounds one try to get a certificate.
 	renewTimeout = 15 * time.Second
-	// renewAgain is the wait after a try that failed. A certificate is renewed weeks before it ends, so there is time.
+	// renewAgain is the wait after a try that failed, on average: the nodes of a swarm that could ask nobody do not all ask at once. A certificate is renewed weeks before it ends, so there is time.
 	renewAgain = time.Minute
 	// roleAgain is the wait after a change of role that failed, and before the leader looks again at managers to dismiss.
 	roleAgain = time.Second
@@ -89,7 +89,7 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 			return nil
 		case err != nil:
 			n.log.Warn("the node's certificate was not renewed", "node", m.st.NodeID, "expires", m.identity.Get().NotAfter(), "error", err)
-			at = time.Now().Add(renewAgain)
+			at = time.Now().Add(renewAgain/2 + rand.N(renewAgain))
 		default:
 			n.log.Info("the node's certificate was renewed", "node", m.st.NodeID, "role", role, "expires", m.identity.Get().NotAfter())
 			at = renewAt(m.identity.Get())

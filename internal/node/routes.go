@@ -47,6 +47,8 @@ type joinRequest struct {
 	AdvertiseAddr string
 	DataPathAddr  netip.Addr `json:"DataPathAddr,omitzero"`
 	Description   swarm.NodeDescription
+	// Level is the highest feature level that the node's version knows.
+	Level int
 }
 
 type joinResponse struct {
@@ -56,6 +58,8 @@ type joinResponse struct {
 	AdvertiseAddr   string
 	DataPathPort    uint16
 	Managers        []swarm.Peer
+	// Clock is what the manager's clock says.
+	Clock time.Time `json:"Clock,omitzero"`
 	// UnlockKey and LockVersion are a new manager's lock, see Lock.
 	UnlockKey   []byte `json:",omitempty"`
 	LockVersion uint64 `json:",omitempty"`
@@ -219,6 +223,9 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		if err != nil {
 			return err
 		}
+		if err := checkLevel(s, role, req.Level); err != nil {
+			return err
+		}
 		id := cluster.NewID()
 		cert, err := pki.Sign(ca, req.CSR, s.ID, id, role, validity(s), now)
 		if err != nil {
@@ -231,7 +238,7 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		tx.Write(store.Create(node))
 		out = joinResponse{
 			SwarmID: s.ID, NodeID: id, Role: role, Cert: cert, AdvertiseAddr: req.AdvertiseAddr,
-			DataPathPort: uint16(s.DataPathPort), Managers: m.managers(),
+			DataPathPort: uint16(s.DataPathPort), Managers: m.managers(), Clock: now,
 		}
 		if k, ok := store.Get[*cluster.UnlockKey](tx.Snapshot, cluster.SingletonID); ok && role == swarm.NodeRoleManager {
 			out.UnlockKey, out.LockVersion = k.Bytes, k.Version.Index
@@ -277,7 +284,7 @@ func newNode(id string, role swarm.NodeRole, req *joinRequest) (*cluster.Node, e
 	if n.Spec.Availability == "" {
 		n.Spec.Availability = swarm.NodeAvailabilityActive
 	}
-	n.Description = req.Description
+	n.Description, n.Level = req.Description, req.Level
 	n.Status = swarm.NodeStatus{State: swarm.NodeStateUnknown, Addr: addr.Unmap().String()}
 	if role == swarm.NodeRoleManager {
 		n.ManagerStatus = &swarm.ManagerStatus{Addr: req.AdvertiseAddr}

@@ -96,7 +96,8 @@ func NewRequest() (keyPEM, csrPEM []byte, err error) {
 }
 
 // Sign makes a node's certificate, in PEM with what links it to the root that the nodes trust. It takes nothing from the request but the key, after checking that the requester has
-// it. The certificate is valid from an hour before now until validity after now, and not longer than the root.
+// it. The certificate is valid from an hour before now until validity after now, and
+// not longer than the root, or than both during a rotation.
 func Sign(a *cluster.Authority, csrPEM []byte, swarmID, nodeID string, role swarm.NodeRole, validity time.Duration, now time.Time) ([]byte, error) {
 	ou, err := unitOf(role)
 	if err != nil {
@@ -117,12 +118,13 @@ func Sign(a *cluster.Authority, csrPEM []byte, swarmID, nodeID string, role swar
 	if err != nil {
 		return nil, err
 	}
-	notBefore, notAfter := now.Add(-backdate), now.Add(validity)
-	if notBefore.Before(root.NotBefore) {
-		notBefore = root.NotBefore
-	}
-	if notAfter.After(root.NotAfter) {
-		notAfter = root.NotAfter
+	notBefore, notAfter := later(now.Add(-backdate), root.NotBefore), earlier(now.Add(validity), root.NotAfter)
+	if a.Next != nil { // until the end it is good by way of the present root
+		trusted, err := parseRoot(a.Cert)
+		if err != nil {
+			return nil, err
+		}
+		notBefore, notAfter = later(notBefore, trusted.NotBefore), earlier(notAfter, trusted.NotAfter)
 	}
 	if !notAfter.After(now) {
 		return nil, fmt.Errorf("the swarm's root certificate expired at %s and it is %s now", stamp(root.NotAfter), stamp(now))

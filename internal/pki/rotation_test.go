@@ -104,6 +104,33 @@ func TestWhoTakesWhomDuringARotation(t *testing.T) {
 	}
 }
 
+// TestARotationAwayFromANewRoot has a root that is valid from now on, as one that a user makes, and rotates to one that is older.
+func TestARotationAwayFromANewRoot(t *testing.T) {
+	a := authority(t)
+	for _, from := range []time.Duration{0, -48 * time.Hour, 0} {
+		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := encodeKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := BringNext(a, foreign(t, k, func(c *x509.Certificate) { c.NotBefore = testNow.Add(from) }), key, testNow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		during := a.Clone().(*cluster.Authority)
+		during.Next = next
+		id := nodeOf(t, during, "n1")
+		if _, err := PeerOf(id.chain, nodeOf(t, a, "n2").Roots, testNow.Add(-9*time.Minute)); err != nil { // a clock that is behind
+			t.Error(err)
+		}
+		a, _ = finish(during)
+		nodeOf(t, a, "n1")
+	}
+}
+
 func TestIdentitiesOfARotationOnTheDisk(t *testing.T) {
 	dir := t.TempDir()
 	id := nodeOf(t, rotate(t, authority(t)), "n1")

@@ -50,6 +50,12 @@ type Observed interface {
 	Applied(nodeID string) uint64
 }
 
+// Clocks is what an [Observed] may know besides: how far a node's clock is ahead of that of the manager that hears it, 0
+// while that does not matter.
+type Clocks interface {
+	ClockOffset(nodeID string) time.Duration
+}
+
 // Plan is what a planner wants. It is data and prints.
 type Plan struct {
 	// Groups are independent of each other: each commits or conflicts by itself.

@@ -52,6 +52,8 @@ type SessionRequest struct {
 	// Description and Addr are the node's facts: Node.Description and Node.Status.Addr.
 	Description swarm.NodeDescription
 	Addr        string
+	// Level is the highest feature level that the node's version knows; see package cluster.
+	Level int `json:",omitempty"`
 }
 
 // Frame is one message of a manager to an agent. The first of a session is complete; a frame that carries nothing but
@@ -174,6 +176,7 @@ type NodeReport struct {
 type Facts struct {
 	Description swarm.NodeDescription
 	Addr        string
+	Level       int `json:",omitempty"`
 }
 
 // StatusRequest carries reports. A worker may report only for itself; a manager also for nodes whose session it has.
@@ -189,6 +192,8 @@ type HeartbeatRequest struct {
 	Applied uint64
 	// Changed says that the kernel was changed just now: a task may be waiting for that before it is stopped.
 	Changed bool `json:",omitempty"`
+	// Clock is what the node's clock says.
+	Clock time.Time `json:"Clock,omitzero"`
 }
 
 // HeartbeatResponse says what the swarm wants of the node beside its tasks.
@@ -197,6 +202,8 @@ type HeartbeatResponse struct {
 	Role swarm.NodeRole
 	// Certificate is about the node's certificate; nil of a manager that has no state yet.
 	Certificate *Certificate `json:",omitempty"`
+	// Clock is what the manager's clock says.
+	Clock time.Time `json:"Clock,omitzero"`
 }
 
 // HeardRequest says whom a manager hears.
@@ -208,6 +215,8 @@ type Heard struct {
 	// Age is how long ago it was, by the reporting manager's clock.
 	Age     time.Duration
 	Applied uint64
+	// ClockOffset is how far the node's clock is ahead of the reporting manager's.
+	ClockOffset time.Duration `json:",omitempty"`
 }
 
 // Write writes one frame: its length in four bytes, big-endian, then its encoding.

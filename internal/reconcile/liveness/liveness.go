@@ -97,7 +97,7 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 		plan.Again = env.Now.Add(poll)
 		return plan
 	case heard:
-		plan := status(n, swarm.NodeStateReady, "", "heard")
+		plan := status(n, swarm.NodeStateReady, clock(n, env.Observed), "heard")
 		plan.Again = deadline
 		return plan
 	case n.Status.State == swarm.NodeStateReady:
