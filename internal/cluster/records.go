@@ -32,11 +32,13 @@ type Node struct {
 	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
 }
 
-// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus and
-// JobStatus are state.
+// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
+// JobStatus and Rebalancing are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
+	// Rebalancing says that a user asked for the service's tasks to be moved until that improves their spread no more.
+	Rebalancing bool `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -55,6 +57,8 @@ type Task struct {
 	// Released says that no node's kernel sends the task new connections any more, so that it may be stopped; see
 	// [Task.Held]. It is never taken back.
 	Released bool `json:",omitempty"`
+	// Moving says that the task gives way to another one of its slot, on a node that has fewer of the service's tasks.
+	Moving bool `json:",omitempty"`
 	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
 	HostPorts []swarm.PortConfig `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
@@ -149,10 +153,10 @@ func (n *Node) MergeState(from Object) {
 	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
 }
 
-// MergeState takes the endpoint, the update status and the job status.
+// MergeState takes the endpoint, the update status, the job status and whether it is being rebalanced.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus = f.Endpoint, f.UpdateStatus, f.JobStatus
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Rebalancing = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Rebalancing
 }
 
 // MergeState takes the status and since when it holds.

@@ -25,6 +25,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/rebalance"
 	"shoal.dev/shoal/internal/reconcile/service"
 	"shoal.dev/shoal/internal/store"
 )
@@ -121,7 +122,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	m.dispatch.BecomeLeader()
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {

@@ -17,6 +17,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/rebalance"
 	"shoal.dev/shoal/internal/reconcile/service"
 )
 
@@ -34,7 +35,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart
@@ -68,6 +69,8 @@ type Stats struct {
 	Updated, Paused, Rollbacks int
 	// Runs counts further runs of jobs, Completed their tasks that ended well.
 	Runs, Completed int
+	// Moved counts tasks that moved for a better spread.
+	Moved int
 }
 
 // Add adds another run's counts.
@@ -83,6 +86,7 @@ func (s *Stats) Add(o Stats) {
 	s.Rollbacks += o.Rollbacks
 	s.Runs += o.Runs
 	s.Completed += o.Completed
+	s.Moved += o.Moved
 }
 
 // Run is one run. Its error is a *Failure.

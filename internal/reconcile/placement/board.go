@@ -29,9 +29,14 @@ type board struct {
 
 // count is what a service has, by node. All its jobs share it, so that each sees what the others have placed.
 type count struct {
-	own      map[string]int // tasks that are meant to run
+	own      map[string]int // tasks that are meant to run, but for those that are moving away
+	leaving  map[string]int // those
 	failures map[string]int // lately
 }
+
+// leave and stay say of one more task on the node that it is moving away, or is not.
+func (c *count) leave(node string) { c.leaving[node]++ }
+func (c *count) stay(node string)  { c.leaving[node]-- }
 
 // seat is a node with what is left of it.
 type seat struct {
@@ -240,13 +245,15 @@ func (b *board) ofService(id string, now time.Time) *count {
 	if c := b.services[id]; c != nil {
 		return c
 	}
-	c := &count{own: map[string]int{}, failures: map[string]int{}}
+	c := &count{own: map[string]int{}, leaving: map[string]int{}, failures: map[string]int{}}
 	b.services[id] = c
 	for t := range b.snap.TasksByService(id) {
 		if !placed(t) {
 			continue
 		}
 		switch {
+		case t.WantsToRun() && !t.Ended() && t.Moving:
+			c.leaving[t.NodeID]++
 		case t.WantsToRun() && !t.Ended():
 			c.own[t.NodeID]++
 		case (t.Status.State == swarm.TaskStateFailed || t.Status.State == swarm.TaskStateRejected) && t.Status.Timestamp.After(now.Add(-failureWindow)):
@@ -333,7 +340,7 @@ func (j *job) check(o *option) int {
 	if len(j.ports) > 0 && slices.ContainsFunc(j.ports, func(p cluster.HostPort) bool { return j.board.details(o.seat).ports[p] }) {
 		return filterPorts
 	}
-	if j.maxReplicas > 0 && j.count.own[o.ID] >= j.maxReplicas {
+	if j.maxReplicas > 0 && j.count.own[o.ID]+j.count.leaving[o.ID] >= j.maxReplicas {
 		return filterMaxReplicas
 	}
 	return filters

@@ -13,7 +13,7 @@ import (
 func AddCommands(root *cobra.Command, cli command.Cli) {
 	for _, c := range root.Commands() {
 		if c.Name() == "service" {
-			c.AddCommand(newExplainCommand(cli))
+			c.AddCommand(newExplainCommand(cli), newRebalanceCommand(cli))
 		}
 	}
 }
