@@ -35,6 +35,8 @@ var layers = []struct {
 	{"internal/template", []string{"internal/cluster"}},
 	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
 	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
+	// A dry run is the API over a copy of the records.
+	{"internal/dryrun", []string{"internal/cluster", "internal/control", "internal/httpapi", "internal/network/local", "internal/store"}},
 	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},

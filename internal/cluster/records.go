@@ -90,17 +90,6 @@ type Claim struct {
 	ReleasedAt uint64 `json:",omitempty"`
 }
 
-// Authority is the swarm's certificate authority: the only record with a private key. It has no route.
-type Authority struct {
-	ID string
-	swarm.Meta
-	StateVersion uint64 `json:",omitempty"`
-	// Cert is the root certificate, PEM.
-	Cert []byte `json:",omitempty"`
-	// PrivateKey is the root's private key, PKCS #8 in PEM.
-	PrivateKey []byte `json:",omitempty"`
-}
-
 func (*Swarm) Kind() Kind     { return KindSwarm }
 func (*Node) Kind() Kind      { return KindNode }
 func (*Service) Kind() Kind   { return KindService }

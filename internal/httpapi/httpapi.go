@@ -51,6 +51,7 @@ type Config struct {
 	Scheduler  Scheduler
 	TaskLogs   TaskLogs
 	Networks   Networks
+	DryRuns    DryRuns
 	Log        *slog.Logger // nil discards
 	Version    string       // of Shoal, such as "0.1.0"
 }
@@ -85,6 +86,7 @@ func (a *api) routes() []route {
 	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)
 	all = append(all, a.upkeepRoutes()...)
+	all = append(all, a.dryRunRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
 	all = append(all, a.schedulerRoutes()...)

@@ -22,6 +22,7 @@ import (
 	"shoal.dev/shoal/internal/pki"
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
+	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
@@ -47,6 +48,7 @@ type manager struct {
 
 // openManager opens the port and the log. Nothing is served before run.
 func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, error) {
+	n.certifyAlone(dir, st, id)
 	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.log)}
 	m.dispatch = dispatch.New(dispatch.Config{
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
@@ -122,7 +124,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	m.dispatch.BecomeLeader()
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {

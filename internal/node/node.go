@@ -22,6 +22,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/dryrun"
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
@@ -41,6 +42,7 @@ type Node struct {
 	kernel  *overlay.Kernel
 	control *control.Control
 	api     http.Handler // the Engine API without forwarding
+	tried   *dryrun.Runs
 
 	mu     sync.Mutex // held while the membership changes
 	run    func(func(context.Context) error)
@@ -87,7 +89,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	handler := n.forward(n.api)
+	handler := n.tried.Wrap(n.forward(n.api))
 	for _, l := range listeners {
 		n.run(func(ctx context.Context) error { return serve(ctx, l, handler, log) })
 	}
@@ -119,9 +121,10 @@ func (n *Node) open(ctx context.Context) error {
 	}
 	n.engine = eng
 	n.control = control.New(eng)
+	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Control: n.control,
-		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
+		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
 	return nil
 }

@@ -195,6 +195,8 @@ type HeartbeatRequest struct {
 type HeartbeatResponse struct {
 	// Role is the role that the node is to have.
 	Role swarm.NodeRole
+	// Certificate is about the node's certificate; nil of a manager that has no state yet.
+	Certificate *Certificate `json:",omitempty"`
 }
 
 // HeardRequest says whom a manager hears.
