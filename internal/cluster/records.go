@@ -33,10 +33,12 @@ type Node struct {
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
-// JobStatus and Rebalancing are state.
+// JobStatus, Schedule and Rebalancing are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
+	// Schedule is how far its schedule is; nil: it has none.
+	Schedule *ScheduleStatus `json:",omitempty"`
 	// Rebalancing says that a user asked for the service's tasks to be moved until that improves their spread no more.
 	Rebalancing bool `json:",omitempty"`
 }
@@ -144,10 +146,10 @@ func (n *Node) MergeState(from Object) {
 	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
 }
 
-// MergeState takes the endpoint, the update status, the job status and whether it is being rebalanced.
+// MergeState takes the endpoint, the update status, the job status, how far the schedule is and whether it is being rebalanced.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Rebalancing = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Rebalancing
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Rebalancing = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Rebalancing
 }
 
 // MergeState takes the status and since when it holds.
