@@ -19,7 +19,7 @@ type Swarm struct {
 }
 
 // Node is a member of the swarm. The user's NodeSpec, the data path and the index are the specification part; the
-// description, status and manager status are state.
+// description, status, manager status and how full its disk is are state.
 type Node struct {
 	swarm.Node
 	StateVersion uint64 `json:",omitempty"`
@@ -30,6 +30,8 @@ type Node struct {
 	DataPathAddr netip.Addr `json:"DataPathAddr,omitzero"`
 	// IngressAddr is the node's own address on the ingress network.
 	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
+	// DiskFull is how many percent of the node's disk were used when it found itself too full for new tasks; 0: it has room.
+	DiskFull int `json:",omitempty"`
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
@@ -140,10 +142,10 @@ func (s *Swarm) MergeState(from Object) {
 	s.Epoch, s.TLSInfo, s.RootRotationInProgress = f.Epoch, f.TLSInfo, f.RootRotationInProgress
 }
 
-// MergeState takes the description and both statuses.
+// MergeState takes the description, both statuses and how full the disk is.
 func (n *Node) MergeState(from Object) {
 	f := from.(*Node)
-	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
+	n.Description, n.Status, n.ManagerStatus, n.DiskFull = f.Description, f.Status, f.ManagerStatus, f.DiskFull
 }
 
 // MergeState takes the endpoint, the update status, the job status, how far the schedule is and whether it is being rebalanced.

@@ -52,6 +52,8 @@ type SessionRequest struct {
 	// Description and Addr are the node's facts: Node.Description and Node.Status.Addr.
 	Description swarm.NodeDescription
 	Addr        string
+	// DiskFull is Node.DiskFull.
+	DiskFull int `json:",omitempty"`
 }
 
 // Frame is one message of a manager to an agent. The first of a session is complete; a frame that carries nothing but
@@ -174,6 +176,7 @@ type NodeReport struct {
 type Facts struct {
 	Description swarm.NodeDescription
 	Addr        string
+	DiskFull    int `json:",omitempty"`
 }
 
 // StatusRequest carries reports. A worker may report only for itself; a manager also for nodes whose session it has.

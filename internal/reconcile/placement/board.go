@@ -111,6 +111,7 @@ func (b *board) book(s *seat, t *cluster.Task) {
 // The filters, in the order in which a node meets them.
 const (
 	filterReady = iota
+	filterDisk
 	filterResources
 	filterAccess
 	filterPlugins
@@ -136,7 +137,7 @@ func explain(filter, nodes int) string {
 		return fmt.Sprintf("%d nodes not available for new tasks", nodes)
 	}
 	what := [...]string{
-		filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
+		filterDisk: "disk nearly full", filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
 		filterPlatform: "unsupported platform", filterPorts: "host-mode port already in use",
 	}[filter]
 	if nodes == 1 {
@@ -211,6 +212,8 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		o := &options[i]
 		o.seat, o.blocked, o.tie = s, filters, (s.hash^seed)*seed
 		switch {
+		case s.DiskFull > 0:
+			o.blocked = filterDisk
 		case refused:
 			o.blocked = filterAccess
 		case len(missingPlugins(j.plugins, s.Node)) > 0:
@@ -337,6 +340,9 @@ func (j *job) refusal(t *cluster.Task) string {
 
 // check is the first filter that the node does not pass now, or filters.
 func (j *job) check(o *option) int {
+	if o.blocked == filterDisk {
+		return filterDisk
+	}
 	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory ||
 		len(j.generic) > 0 && !j.board.details(o.seat).generic.has(j.generic) {
 		return filterResources

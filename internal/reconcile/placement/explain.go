@@ -17,7 +17,7 @@ import (
 
 // filterNames are what explanations call the filters.
 var filterNames = [filters]string{
-	filterReady: "ready", filterResources: "resources", filterAccess: "privileges", filterPlugins: "plugins", filterConstraints: "constraints", filterPlatform: "platform",
+	filterReady: "ready", filterDisk: "disk", filterResources: "resources", filterAccess: "privileges", filterPlugins: "plugins", filterConstraints: "constraints", filterPlatform: "platform",
 	filterPorts: "ports", filterMaxReplicas: "max replicas",
 }
 
@@ -100,6 +100,8 @@ func unready(n *cluster.Node) string {
 // refusalOf says why the node does not pass the filter, with what is asked and what there is.
 func (j *job) refusalOf(o *option, filter int) string {
 	switch filter {
+	case filterDisk:
+		return fmt.Sprintf("the disk was found %d%% full", o.DiskFull)
 	case filterResources:
 		return strings.Join(j.shortages(o), "; ")
 	case filterPlugins:

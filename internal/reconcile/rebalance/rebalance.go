@@ -54,7 +54,7 @@ func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
-		if old == nil || n == nil || old.Status.State != n.Status.State || !reflect.DeepEqual(old.Spec, n.Spec) || !reflect.DeepEqual(old.Description, n.Description) {
+		if old == nil || n == nil || old.Status.State != n.Status.State || old.DiskFull != n.DiskFull || !reflect.DeepEqual(old.Spec, n.Spec) || !reflect.DeepEqual(old.Description, n.Description) {
 			return p.AllKeys(snap)
 		}
 	}
