@@ -46,6 +46,8 @@ var layers = []struct {
 	{"internal/network/*", []string{"internal/network", "internal/network/*", "internal/engine"}},
 	// The runner knows no planner, and no planner knows another, nor who asks or who listens.
 	{"internal/reconcile", []string{"internal/cluster", "internal/store"}},
+	// Where tasks could go, the planner that places them says.
+	{"internal/reconcile/rebalance", []string{"internal/cluster", "internal/store", "internal/reconcile", "internal/reconcile/placement"}},
 	{"internal/reconcile/*", []string{"internal/cluster", "internal/store", "internal/reconcile"}},
 	// A manager and an agent share the words that they say to each other, and nothing else.
 	{"internal/dispatch/protocol", []string{"internal/cluster", "internal/network", "internal/store"}},

@@ -26,6 +26,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/rebalance"
 	"shoal.dev/shoal/internal/reconcile/service"
 	"shoal.dev/shoal/internal/store"
 )
@@ -188,7 +189,7 @@ func (p *planning) newService(name string, replicas uint64) *cluster.Service {
 func (p *planning) lead(ctx context.Context) error {
 	p.runner = reconcile.NewRunner(reconcile.Config{
 		Store: p.store, Observed: p, NewID: p.id, Log: slog.New(slog.DiscardHandler),
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}},
 	})
 	if _, err := p.runner.Begin(ctx); err != nil {
 		return err

@@ -114,6 +114,8 @@ func load(args []string) (c command, err error) {
 		fs.StringVar(&cfg.TLSKey, "tlskey", cfg.TLSKey, "`file` of its key, PEM")
 		fs.Var(&list{values: &cfg.Labels}, "label", "engine label `KEY=VALUE` (repeatable)")
 		fs.Var(&list{values: &cfg.GenericResources}, "node-generic-resource", "what the node has for tasks to reserve, `KIND=NUMBER` or KIND=NAME (repeatable)")
+		fs.IntVar(&cfg.DiskCleanup, "disk-cleanup", cfg.DiskCleanup, "`percent` of the disk that may be used before images that no container has used for a day are removed, 0: never")
+		fs.IntVar(&cfg.DiskFull, "disk-full", cfg.DiskFull, "`percent` of the disk above which the node takes no new tasks, 0: never")
 		fs.Var(&list{values: &cfg.InsecureRegistries}, "insecure-registry", "`HOST[:PORT]` of a registry without TLS (repeatable)")
 		fs.Var(&list{values: &cfg.RegistryMirrors}, "registry-mirror", "`URL` of a mirror of docker.io (repeatable)")
 		fs.StringVar(&cfg.CgroupParent, "cgroup-parent", cfg.CgroupParent, "`cgroup` or systemd slice in which those of containers are made (default shoal.slice with systemd, else /shoal)")

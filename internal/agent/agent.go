@@ -65,6 +65,9 @@ type Config struct {
 	Network Network
 	// Describe says what the node is.
 	Describe func(ctx context.Context) swarm.NodeDescription
+	// DiskFull is how many percent of the disk were used when the node was found too full for new tasks; 0: it is not. It is
+	// asked every few seconds. It may be nil.
+	DiskFull func() int
 	// Connect reaches some manager, if possible another one than last time. The session ends by its Close; ctx bounds
 	// only the connecting.
 	Connect func(ctx context.Context) (Session, error)

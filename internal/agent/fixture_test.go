@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +32,7 @@ type bench struct {
 	net   *fakeNetwork
 	dir   string
 	use   agent.Engine // instead of eng, if not nil
+	full  atomic.Int64 // what the agent finds its disk to be full with
 
 	mu      sync.Mutex
 	handler http.Handler                              // what the agent connects to
@@ -95,6 +97,7 @@ func (b *bench) agent() (stop func()) {
 	a := agent.New(agent.Config{
 		NodeID: "n1", Addr: "198.18.0.1", Engine: eng, Network: b.net, StateDir: b.dir, Connect: b.connect, Parallel: 4,
 		Describe: func(context.Context) swarm.NodeDescription { return swarm.NodeDescription{Hostname: "host1"} },
+		DiskFull: func() int { return int(b.full.Load()) },
 	})
 	return run(b.t, a.Run)
 }

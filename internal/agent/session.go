@@ -87,8 +87,9 @@ func (a *Agent) session(ctx context.Context) error {
 	a.mu.Unlock()
 	node := a.cfg.Describe(ctx)
 	a.vault.describe(a.cfg.NodeID, node)
+	full := a.diskFull()
 	resp, err := protocol.Open(ctx, s.RoundTripper, protocol.PathSession, protocol.SessionRequest{
-		Epoch: had.Epoch, Version: had.Version, Description: node, Addr: a.cfg.Addr, Level: cluster.Level,
+		Epoch: had.Epoch, Version: had.Version, Description: node, Addr: a.cfg.Addr, Level: cluster.Level, DiskFull: full,
 	})
 	if err != nil {
 		return because(ctx, err)
@@ -125,6 +126,9 @@ func (a *Agent) session(ctx context.Context) error {
 			a.log.Info("session with a manager", "version", f.Version, "tasks", len(f.Tasks))
 			helpers.Go(func() { a.out.send(ctx, s.RoundTripper, a.cfg.NodeID, a.log) })
 			helpers.Go(func() { a.heartbeats(ctx, s.RoundTripper, period, beat, end) })
+			helpers.Go(func() {
+				a.reportDisk(ctx, s.RoundTripper, &protocol.Facts{Description: node, Addr: a.cfg.Addr, DiskFull: full})
+			})
 		}
 	}
 }

@@ -6,6 +6,8 @@ import "time"
 // why tasks wait, and how tasks failed. It is made when it is asked for and never stored.
 type Explanation struct {
 	ServiceID, ServiceName string
+	// Rebalancing says that a user asked for the service to be balanced and that it is not yet.
+	Rebalancing bool
 	// Nodes are all nodes: those that may have the next task in the order in which they would be chosen, then the refused.
 	Nodes []NodeVerdict
 	// Waiting are the tasks that are meant to run and have no node yet, by reason, the most frequent first.

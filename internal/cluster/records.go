@@ -25,7 +25,7 @@ type Swarm struct {
 }
 
 // Node is a member of the swarm. The user's NodeSpec, the data path and the index are the specification part; the
-// description, status and manager status are state.
+// description, status, manager status and how full its disk is are state.
 type Node struct {
 	swarm.Node
 	StateVersion uint64 `json:",omitempty"`
@@ -38,15 +38,19 @@ type Node struct {
 	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
 	// Level is the highest feature level that the node's version knows; 0 is 1.
 	Level int `json:",omitempty"`
+	// DiskFull is how many percent of the node's disk were used when it found itself too full for new tasks; 0: it has room.
+	DiskFull int `json:",omitempty"`
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
-// JobStatus and Schedule are state.
+// JobStatus, Schedule and Rebalancing are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
 	// Schedule is how far its schedule is; nil: it has none.
 	Schedule *ScheduleStatus `json:",omitempty"`
+	// Rebalancing says that a user asked for the service's tasks to be moved until that improves their spread no more.
+	Rebalancing bool `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -65,6 +69,8 @@ type Task struct {
 	// Released says that no node's kernel sends the task new connections any more, so that it may be stopped; see
 	// [Task.Held]. It is never taken back.
 	Released bool `json:",omitempty"`
+	// Moving says that the task gives way to another one of its slot, on a node that has fewer of the service's tasks.
+	Moving bool `json:",omitempty"`
 	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
 	HostPorts []swarm.PortConfig `json:",omitempty"`
 	// Access is what the container is given of its node beyond Docker's, as its service said when it was made.
@@ -145,16 +151,16 @@ func (s *Swarm) MergeState(from Object) {
 	s.Epoch, s.TLSInfo, s.RootRotationInProgress = f.Epoch, f.TLSInfo, f.RootRotationInProgress
 }
 
-// MergeState takes the description, the level and both statuses.
+// MergeState takes the description, the level, both statuses and how full the disk is.
 func (n *Node) MergeState(from Object) {
 	f := from.(*Node)
-	n.Level, n.Description, n.Status, n.ManagerStatus = f.Level, f.Description, f.Status, f.ManagerStatus
+	n.Level, n.Description, n.Status, n.ManagerStatus, n.DiskFull = f.Level, f.Description, f.Status, f.ManagerStatus, f.DiskFull
 }
 
-// MergeState takes the endpoint, the update status, the job status and how far the schedule is.
+// MergeState takes the endpoint, the update status, the job status, how far the schedule is and whether it is being rebalanced.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Rebalancing = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Rebalancing
 }
 
 // MergeState takes the status and since when it holds.

@@ -80,6 +80,13 @@ func TestValidateServiceSpec(t *testing.T) {
 		{"replicated job with updates", func(s *S) { s.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{}} }, "Jobs may not have an update config"},
 		{"job", func(s *S) { s.UpdateConfig, s.Mode = nil, swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, ""},
 		{"job with updates", func(s *S) { s.Mode = swarm.ServiceMode{GlobalJob: &swarm.GlobalJob{}} }, "Jobs may not have an update config"},
+		{"rebalancing", func(s *S) { s.Labels = map[string]string{"shoal.rebalance": "auto"} }, ""},
+		{"rebalancing by hand", func(s *S) { s.Labels = map[string]string{"shoal.rebalance": "manual"} }, ""},
+		{"rebalancing at times", func(s *S) { s.Labels = map[string]string{"shoal.rebalance": "sometimes"} },
+			`invalid value "sometimes" of label shoal.rebalance: must be auto or manual`},
+		{"rebalancing a global service", func(s *S) {
+			s.Mode, s.Labels = swarm.ServiceMode{Global: &swarm.GlobalService{}}, map[string]string{"shoal.rebalance": "auto"}
+		}, "label shoal.rebalance=auto can only be used with replicated mode"},
 		{"little cpu", func(s *S) { s.TaskTemplate.Resources.Limits.NanoCPUs = 1 }, "invalid cpu value 1e-09: Must be at least 0.001"},
 		{"negative cpu", func(s *S) { s.TaskTemplate.Resources.Reservations.NanoCPUs = -1e9 }, "invalid cpu value -1: Must be at least 0.001"},
 		{"little memory", func(s *S) { s.TaskTemplate.Resources.Limits.MemoryBytes = 1000 }, "invalid memory value 1000: Must be at least 4MiB"},

@@ -83,6 +83,9 @@ func (c *Control) Node(ctx context.Context, ref string) (*swarm.Node, error) {
 // node adds what only the consensus knows: who leads, and whether a manager is reachable.
 func (m *Manager) node(n *cluster.Node) swarm.Node {
 	out := n.Clone().(*cluster.Node).Node
+	if n.DiskFull > 0 && out.Status.Message == "" {
+		out.Status.Message = fmt.Sprintf("the disk was found %d%% full: the node takes no new tasks", n.DiskFull)
+	}
 	if out.ManagerStatus != nil {
 		out.ManagerStatus.Leader = m.Leader() == n.ID
 		out.ManagerStatus.Reachability = swarm.ReachabilityReachable

@@ -289,14 +289,14 @@ func (s *Server) plan(snap *store.Snapshot, batch []*report) []store.Group {
 		n := nodes[r.NodeID]
 		if n == nil {
 			had, ok := store.Get[*cluster.Node](snap, r.NodeID)
-			if !ok || had.Status.Addr == r.Facts.Addr && had.Level == r.Facts.Level && same(had.Description, r.Facts.Description) {
+			if !ok || had.Status.Addr == r.Facts.Addr && had.Level == r.Facts.Level && had.DiskFull == r.Facts.DiskFull && same(had.Description, r.Facts.Description) {
 				continue
 			}
 			n = had.Clone().(*cluster.Node)
 			nodes[n.ID] = n
 			order = append(order, store.PutState(n))
 		}
-		n.Description, n.Status.Addr, n.Level = r.Facts.Description, r.Facts.Addr, r.Facts.Level
+		n.Description, n.Status.Addr, n.Level, n.DiskFull = r.Facts.Description, r.Facts.Addr, r.Facts.Level, r.Facts.DiskFull
 	}
 	groups := make([]store.Group, len(order))
 	for i, c := range order {

@@ -89,7 +89,7 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request) {
 	log := s.log.With("node", ss.node)
 	log.Debug("agent session began", "version", v.version)
 	s.heard(ss.node, nil, true)
-	go s.describe(ctx, ss.node, &protocol.Facts{Description: req.Description, Addr: req.Addr, Level: req.Level})
+	go s.describe(ctx, ss.node, &protocol.Facts{Description: req.Description, Addr: req.Addr, Level: req.Level, DiskFull: req.DiskFull})
 
 	err := s.stream(ctx, w, ss, v)
 	end(err)

@@ -12,6 +12,9 @@ type Scheduler interface {
 	// Explain says where the service's next task would go and why, and why its tasks wait or failed. Errors are those of
 	// [Control].
 	Explain(ctx context.Context, service string) (*cluster.Explanation, error)
+	// Rebalance has the service's tasks moved until that improves their spread no more, and does not wait for it.
+	// InvalidArgument for a service that is not replicated; otherwise errors are those of [Control].
+	Rebalance(ctx context.Context, service string) error
 }
 
 func (a *api) schedulerRoutes() []route {
@@ -25,6 +28,7 @@ func (a *api) schedulerRoutes() []route {
 	}
 	return []route{
 		get("/shoal/v1/services/{id}/explain", own(a.explainService)),
+		post("/shoal/v1/services/{id}/rebalance", own(a.rebalanceService)),
 	}
 }
 
@@ -34,4 +38,12 @@ func (a *api) explainService(c *call) error {
 		return err
 	}
 	return c.reply(http.StatusOK, e)
+}
+
+func (a *api) rebalanceService(c *call) error {
+	if err := a.Scheduler.Rebalance(c.Context(), c.value); err != nil {
+		return err
+	}
+	c.w.WriteHeader(http.StatusOK)
+	return nil
 }

@@ -35,3 +35,28 @@ func TestExplain(t *testing.T) {
 		t.Errorf("without a backend: %d", w.Code)
 	}
 }
+
+func TestRebalance(t *testing.T) {
+	sw := apitest.NewSwarm()
+	h := handler(apitest.NewEngine(), sw)
+	sw.Active = true
+	for name, mode := range map[string]string{"web": `{"Replicated":{}}`, "everywhere": `{"Global":{}}`} {
+		ask(t, h, http.MethodPost, "/services/create", "application/json", `{"Name":"`+name+`","Mode":`+mode+`,"TaskTemplate":{"ContainerSpec":{"Image":"hello:1"}}}`)
+	}
+	for name, want := range map[string]struct {
+		code int
+		text string
+	}{
+		"web":        {200, ""},
+		"everywhere": {400, "rebalance can only be used with replicated mode"},
+		"nothing":    {404, "service nothing not found"},
+	} {
+		w := ask(t, h, http.MethodPost, "/shoal/v1/services/"+name+"/rebalance", "", "")
+		if w.Code != want.code || !strings.Contains(w.Body.String(), want.text) {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	if len(sw.Rebalances) == 0 {
+		t.Error("nothing was asked for")
+	}
+}

@@ -42,6 +42,10 @@ type Config struct {
 	Labels []string `json:"labels"`
 	// GenericResources are what the node has for tasks to reserve, as KIND=NUMBER or KIND=NAME.
 	GenericResources []string `json:"node-generic-resources"`
+	// DiskCleanup is how many percent of the disk of DataRoot may be used before images that no container has used for a day
+	// are removed, and DiskFull with how many the node takes no new tasks. 0: never. Both are for members of a swarm.
+	DiskCleanup int `json:"disk-cleanup"`
+	DiskFull    int `json:"disk-full"`
 	// InsecureRegistries are host[:port] of registries that are spoken to without TLS.
 	InsecureRegistries []string `json:"insecure-registries"`
 	// RegistryMirrors are URLs that are asked before docker.io.
@@ -68,7 +72,7 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Hosts: []string{"unix:///run/shoal.sock"}, DataRoot: "/var/lib/shoal", ExecRoot: "/run/shoal", Pidfile: "/run/shoal.pid",
-		LogLevel: "info", Runtime: "runc", SocketGroup: "shoal",
+		LogLevel: "info", Runtime: "runc", SocketGroup: "shoal", DiskCleanup: 80, DiskFull: 90,
 	}
 }
 
@@ -132,6 +136,11 @@ func (c *Config) Validate() error {
 	}
 	if _, err := cluster.ParseGenericResources(c.GenericResources); err != nil {
 		return err
+	}
+	for key, v := range map[string]int{"disk-cleanup": c.DiskCleanup, "disk-full": c.DiskFull} {
+		if v < 0 || v > 100 {
+			return fmt.Errorf("%s: %d: give percent of the disk, or 0 for never", key, v)
+		}
 	}
 	for _, m := range c.RegistryMirrors {
 		if u, err := url.Parse(m); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {

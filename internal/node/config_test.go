@@ -41,6 +41,7 @@ func TestConfigIsRefusedByName(t *testing.T) {
 		}, "/nowhere/"},
 		"empty socket":      {func(c *Config) { c.Hosts = []string{"unix://"} }, `host "unix://"`},
 		"no data":           {func(c *Config) { c.DataRoot = "" }, "data-root"},
+		"a full disk":       {func(c *Config) { c.DiskFull = 101 }, "disk-full: 101: give percent of the disk"},
 		"generic resource":  {func(c *Config) { c.GenericResources = []string{"gpu"} }, "could not parse GenericResource: incorrect term gpu"},
 		"label":             {func(c *Config) { c.Labels = []string{"zone"} }, "bad attribute format: zone"},
 		"mirror":            {func(c *Config) { c.RegistryMirrors = []string{"mirror:5000"} }, `invalid mirror: "mirror:5000"`},

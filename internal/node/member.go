@@ -139,9 +139,12 @@ func (m *member) run(ctx context.Context, n *Node) error {
 		group.Go(func() error { return m.keepLocked(ctx, n) })
 	}
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
+	room := newRoom(n)
+	group.Go(func() error { return room.run(ctx) })
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
 		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
+		DiskFull: room.diskFull,
 	})
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return m.renewals(ctx, n) })

@@ -29,3 +29,8 @@ func (n *Node) Explain(ctx context.Context, ref string) (*cluster.Explanation, e
 	e := placement.Explain(snap, svc, m.store.Now())
 	return &e, nil
 }
+
+// Rebalance is for httpapi's Scheduler.
+func (n *Node) Rebalance(ctx context.Context, ref string) error {
+	return n.control.RebalanceService(ctx, ref)
+}

@@ -87,6 +87,10 @@ func (tr *truth) task(before, after *store.Snapshot, e store.Event) {
 	if old.DesiredState != t.DesiredState {
 		w.note("  ~ task %s of %s.%s: desired %s, was %s (%s)", t.ID, t.ServiceID, slotName(t), t.DesiredState, old.DesiredState, t.Status.State)
 	}
+	if !old.Moving && t.Moving {
+		w.note("  ~ task %s of %s.%s: moves", t.ID, t.ServiceID, slotName(t))
+		tr.moves(after, t)
+	}
 	if !placed(old) && placed(t) && !t.Ended() {
 		w.note("  ~ task %s of %s.%s: on node %s", t.ID, t.ServiceID, slotName(t), t.NodeID)
 		tr.assigned(after, t)
@@ -152,7 +156,7 @@ func (tr *truth) stopped(snap, after *store.Snapshot, t *cluster.Task) {
 	if svc.JobStatus != nil && stoppedByJob(snap, svc, t) {
 		return
 	}
-	if tr.stoppedByUpdate(snap, after, svc, t) {
+	if stoppedByMove(after, svc, t) || tr.stoppedByUpdate(snap, after, svc, t) {
 		return
 	}
 	tr.w.violate("task %s of %s.%s was stopped (desired %s) without a reason", t.ID, t.ServiceID, slotName(t), t.DesiredState)
@@ -326,6 +330,9 @@ func (w *world) unsettled() string {
 		if why := unsettledMode(snap, s); why != "" {
 			return why
 		}
+	}
+	if why := w.unbalanced(snap); why != "" {
+		return why
 	}
 	for c := range store.List[*cluster.Claim](snap) {
 		if why := leaked(snap, c); why != "" {

@@ -19,6 +19,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/rebalance"
 	"shoal.dev/shoal/internal/reconcile/schedule"
 	"shoal.dev/shoal/internal/reconcile/service"
 )
@@ -37,7 +38,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart
@@ -71,6 +72,8 @@ type Stats struct {
 	Updated, Paused, Rollbacks int
 	// Runs counts further runs of jobs, Completed their tasks that ended well.
 	Runs, Completed int
+	// Moved counts tasks that moved for a better spread.
+	Moved int
 	// Scheduled counts runs that schedules began, Skipped times that they passed over.
 	Scheduled, Skipped int
 }
@@ -88,6 +91,7 @@ func (s *Stats) Add(o Stats) {
 	s.Rollbacks += o.Rollbacks
 	s.Runs += o.Runs
 	s.Completed += o.Completed
+	s.Moved += o.Moved
 	s.Scheduled += o.Scheduled
 	s.Skipped += o.Skipped
 }

@@ -210,6 +210,9 @@ func startFirst(snap *store.Snapshot, a, b *cluster.Task) bool {
 			holders++
 		}
 	}
+	if a.Moving || b.Moving {
+		return holders == 2
+	}
 	if holders > 2 || !there {
 		return holders == 2 // the service is gone, and they soon are
 	}

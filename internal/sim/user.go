@@ -76,6 +76,8 @@ func (w *world) user() {
 		w.createService()
 	case k < 9:
 		w.updateService(services[w.rng.IntN(len(services))].ID)
+	case k < 10 && w.rng.IntN(2) == 0:
+		w.rebalance(services[w.rng.IntN(len(services))].ID)
 	case k < 11:
 		w.scale(services[w.rng.IntN(len(services))].ID, uint64(w.rng.IntN(9)), true)
 	case k < 12 && w.rng.IntN(3) == 0:
@@ -109,6 +111,7 @@ func (w *world) createService() {
 	s.ID = w.newID()
 	s.Spec.Name = fmt.Sprintf("svc%d", w.rng.IntN(8))
 	what := w.mode(s)
+	w.balance(s)
 	t := &s.Spec.TaskTemplate
 	t.ContainerSpec = &swarm.ContainerSpec{Image: "hello:1"}
 	delay := time.Duration(w.rng.IntN(3)) * 2500 * time.Millisecond

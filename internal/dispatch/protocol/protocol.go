@@ -54,6 +54,8 @@ type SessionRequest struct {
 	Addr        string
 	// Level is the highest feature level that the node's version knows; see package cluster.
 	Level int `json:",omitempty"`
+	// DiskFull is Node.DiskFull.
+	DiskFull int `json:",omitempty"`
 }
 
 // Frame is one message of a manager to an agent. The first of a session is complete; a frame that carries nothing but
@@ -177,6 +179,7 @@ type Facts struct {
 	Description swarm.NodeDescription
 	Addr        string
 	Level       int `json:",omitempty"`
+	DiskFull    int `json:",omitempty"`
 }
 
 // StatusRequest carries reports. A worker may report only for itself; a manager also for nodes whose session it has.

@@ -2,7 +2,10 @@ package apitest
 
 import (
 	"context"
+	"slices"
 	"time"
+
+	"github.com/containerd/errdefs"
 
 	"shoal.dev/shoal/internal/cluster"
 )
@@ -14,7 +17,7 @@ func (f *Swarm) Explain(ctx context.Context, name string) (*cluster.Explanation,
 		return nil, err
 	}
 	return &cluster.Explanation{
-		ServiceID: s.ID, ServiceName: s.Spec.Name,
+		ServiceID: s.ID, ServiceName: s.Spec.Name, Rebalancing: f.rebalancing(name),
 		Nodes: []cluster.NodeVerdict{
 			{ID: "node1id", Hostname: "node1", Rank: 1, Score: cluster.NodeScore{Own: 1, Tasks: 3, Failures: 5, Avoided: true,
 				Spread: []cluster.SpreadGroup{{Label: "node.labels.zone", Value: "a", Tasks: 1}}}},
@@ -23,4 +26,30 @@ func (f *Swarm) Explain(ctx context.Context, name string) (*cluster.Explanation,
 		Waiting:  []cluster.WaitingTasks{{Reason: "no suitable node (insufficient resources on 1 node)", Tasks: []string{"task1id", "task2id"}}},
 		Failures: []cluster.TaskFailures{{NodeID: "node1id", Hostname: "node1", State: "failed", Err: "task: non-zero exit (3)", ExitCode: 3, Count: 5, Last: time.Now().Add(-2 * time.Minute), LastTask: "task0id"}},
 	}, nil
+}
+
+// Rebalance takes as long as the service is asked for twice.
+func (f *Swarm) Rebalance(ctx context.Context, name string) error {
+	s, err := f.Service(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	if s.Spec.Mode.Replicated == nil {
+		return errdefs.ErrInvalidArgument.WithMessage("rebalance can only be used with replicated mode")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Rebalances = append(f.Rebalances, name, name)
+	return nil
+}
+
+// rebalancing counts the questions.
+func (f *Swarm) rebalancing(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := slices.Index(f.Rebalances, name)
+	if i >= 0 {
+		f.Rebalances = slices.Delete(f.Rebalances, i, i+1)
+	}
+	return i >= 0
 }

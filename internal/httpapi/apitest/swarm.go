@@ -35,6 +35,8 @@ type Swarm struct {
 	Options          httpapi.UpdateOptions
 	Query            bool
 	kept             files
+	// Rebalances has the services that are being balanced, once for each time that this is still said.
+	Rebalances []string
 }
 
 // NewSwarm is of no swarm.

@@ -29,9 +29,14 @@ type board struct {
 
 // count is what a service has, by node. All its jobs share it, so that each sees what the others have placed.
 type count struct {
-	own      map[string]int // tasks that are meant to run
+	own      map[string]int // tasks that are meant to run, but for those that are moving away
+	leaving  map[string]int // those
 	failures map[string]int // lately
 }
+
+// leave and stay say of one more task on the node that it is moving away, or is not.
+func (c *count) leave(node string) { c.leaving[node]++ }
+func (c *count) stay(node string)  { c.leaving[node]-- }
 
 // seat is a node with what is left of it.
 type seat struct {
@@ -106,6 +111,7 @@ func (b *board) book(s *seat, t *cluster.Task) {
 // The filters, in the order in which a node meets them.
 const (
 	filterReady = iota
+	filterDisk
 	filterResources
 	filterAccess
 	filterPlugins
@@ -131,7 +137,7 @@ func explain(filter, nodes int) string {
 		return fmt.Sprintf("%d nodes not available for new tasks", nodes)
 	}
 	what := [...]string{
-		filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
+		filterDisk: "disk nearly full", filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
 		filterPlatform: "unsupported platform", filterPorts: "host-mode port already in use",
 	}[filter]
 	if nodes == 1 {
@@ -206,6 +212,8 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		o := &options[i]
 		o.seat, o.blocked, o.tie = s, filters, (s.hash^seed)*seed
 		switch {
+		case s.DiskFull > 0:
+			o.blocked = filterDisk
 		case refused:
 			o.blocked = filterAccess
 		case len(missingPlugins(j.plugins, s.Node)) > 0:
@@ -247,13 +255,15 @@ func (b *board) ofService(id string, now time.Time) *count {
 	if c := b.services[id]; c != nil {
 		return c
 	}
-	c := &count{own: map[string]int{}, failures: map[string]int{}}
+	c := &count{own: map[string]int{}, leaving: map[string]int{}, failures: map[string]int{}}
 	b.services[id] = c
 	for t := range b.snap.TasksByService(id) {
 		if !placed(t) {
 			continue
 		}
 		switch {
+		case t.WantsToRun() && !t.Ended() && t.Moving:
+			c.leaving[t.NodeID]++
 		case t.WantsToRun() && !t.Ended():
 			c.own[t.NodeID]++
 		case (t.Status.State == swarm.TaskStateFailed || t.Status.State == swarm.TaskStateRejected) && t.Status.Timestamp.After(now.Add(-failureWindow)):
@@ -330,6 +340,9 @@ func (j *job) refusal(t *cluster.Task) string {
 
 // check is the first filter that the node does not pass now, or filters.
 func (j *job) check(o *option) int {
+	if o.blocked == filterDisk {
+		return filterDisk
+	}
 	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory ||
 		len(j.generic) > 0 && !j.board.details(o.seat).generic.has(j.generic) {
 		return filterResources
@@ -340,7 +353,7 @@ func (j *job) check(o *option) int {
 	if len(j.ports) > 0 && slices.ContainsFunc(j.ports, func(p cluster.HostPort) bool { return j.board.details(o.seat).ports[p] }) {
 		return filterPorts
 	}
-	if j.maxReplicas > 0 && j.count.own[o.ID] >= j.maxReplicas {
+	if j.maxReplicas > 0 && j.count.own[o.ID]+j.count.leaving[o.ID] >= j.maxReplicas {
 		return filterMaxReplicas
 	}
 	return filters

@@ -17,14 +17,14 @@ import (
 
 // filterNames are what explanations call the filters.
 var filterNames = [filters]string{
-	filterReady: "ready", filterResources: "resources", filterAccess: "privileges", filterPlugins: "plugins", filterConstraints: "constraints", filterPlatform: "platform",
+	filterReady: "ready", filterDisk: "disk", filterResources: "resources", filterAccess: "privileges", filterPlugins: "plugins", filterConstraints: "constraints", filterPlatform: "platform",
 	filterPorts: "ports", filterMaxReplicas: "max replicas",
 }
 
 // Explain says where the service's next task would go and why, and why its tasks wait or failed. It asks the functions
 // that place tasks, on the snapshot as it is.
 func Explain(snap *store.Snapshot, svc *cluster.Service, now time.Time) cluster.Explanation {
-	e := cluster.Explanation{ServiceID: svc.ID, ServiceName: svc.Spec.Name, Nodes: []cluster.NodeVerdict{},
+	e := cluster.Explanation{ServiceID: svc.ID, ServiceName: svc.Spec.Name, Rebalancing: svc.Rebalancing, Nodes: []cluster.NodeVerdict{},
 		Waiting: []cluster.WaitingTasks{}, Failures: failures(snap, svc.ID)}
 	b := newBoard(snap)
 	next := &cluster.Task{HostPorts: cluster.HostPorts(svc.Spec.EndpointSpec)}
@@ -100,6 +100,8 @@ func unready(n *cluster.Node) string {
 // refusalOf says why the node does not pass the filter, with what is asked and what there is.
 func (j *job) refusalOf(o *option, filter int) string {
 	switch filter {
+	case filterDisk:
+		return fmt.Sprintf("the disk was found %d%% full", o.DiskFull)
 	case filterResources:
 		return strings.Join(j.shortages(o), "; ")
 	case filterPlugins:
@@ -134,7 +136,7 @@ func (j *job) refusalOf(o *option, filter int) string {
 		}
 		return "host-mode port already in use: " + strings.Join(taken, ", ")
 	case filterMaxReplicas:
-		return fmt.Sprintf("max replicas per node: %d allowed, %d there", j.maxReplicas, j.count.own[o.ID])
+		return fmt.Sprintf("max replicas per node: %d allowed, %d there", j.maxReplicas, j.count.own[o.ID]+j.count.leaving[o.ID])
 	}
 	return explain(filter, 1)
 }

@@ -58,6 +58,7 @@ func TestExplain(t *testing.T) {
 	s.Node("taken", zone("a"), linux("x86_64"))
 	s.Node("many", zone("a"), linux("x86_64"))
 	s.Node("plain", zone("a"), linux("x86_64"), func(n *cluster.Node) { n.Description.Engine.Plugins = nil })
+	s.Node("crammed", zone("a"), func(n *cluster.Node) { n.DiskFull = 93 })
 	s.Node("drained", func(n *cluster.Node) { n.Spec.Availability = "drain" })
 	s.Node("paused", func(n *cluster.Node) { n.Spec.Availability = "pause" })
 	s.Node("down", func(n *cluster.Node) { n.Status.State, n.Status.Message = "down", "heartbeat failure" })
@@ -100,6 +101,7 @@ func TestExplain(t *testing.T) {
 		"second: 0 of the service, 0 of all, node.labels.zone=a has 1",
 		"failing: 0 of the service, 0 of all, node.labels.zone=c has 0, avoided for 5",
 		`arm: platform: the image is for linux/amd64, the node is linux/aarch64`,
+		"crammed: disk: the disk was found 93% full",
 		"down: ready: the node is down: heartbeat failure",
 		"drained: ready: the node is drained",
 		"full: resources: cpu: 2 asked, 1 free; memory: 4GiB asked, 2GiB free",
@@ -109,7 +111,7 @@ func TestExplain(t *testing.T) {
 		"taken: ports: host-mode port already in use: 8080/tcp",
 		`unlabelled: constraints: constraint node.labels.zone!=x: the node has "X"`,
 		"1 wait: a node is about to be chosen",
-		"1 wait: no suitable node (scheduling constraints not satisfied on 9 nodes; 3 nodes not available for new tasks)",
+		"1 wait: no suitable node (scheduling constraints not satisfied on 9 nodes; 3 nodes not available for new tasks; disk nearly full on 1 node)",
 		"1 wait: waits for its addresses",
 		"5 failed on host-failing: task: non-zero exit (3) (3)",
 		"1 rejected on host-second: No such image: x (0)",

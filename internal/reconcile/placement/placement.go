@@ -54,7 +54,7 @@ func matters(e store.Event) bool {
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
-		return old == nil || n == nil || old.Status != n.Status ||
+		return old == nil || n == nil || old.Status != n.Status || old.DiskFull != n.DiskFull ||
 			!reflect.DeepEqual(old.Spec, n.Spec) || !reflect.DeepEqual(old.Description, n.Description)
 	}
 	return false

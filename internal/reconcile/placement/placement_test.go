@@ -80,6 +80,19 @@ func TestFilters(t *testing.T) {
 			s.Node("b", state("ready", "pause"))
 			s.Node("c", state("ready", "drain"))
 		}, func(*cluster.Task) {}, "", "no suitable node (3 nodes not available for new tasks)"},
+		{"a full disk", func(s *plantest.Swarm) {
+			s.Node("a", func(n *cluster.Node) { n.DiskFull = 91 })
+			s.Node("b")
+			task(s, "web", on("b", "running"))
+		}, func(*cluster.Task) {}, "b", ""},
+		{"full disks", func(s *plantest.Swarm) {
+			s.Node("a", func(n *cluster.Node) { n.DiskFull = 91 })
+			s.Node("b", func(n *cluster.Node) { n.DiskFull = 95 })
+			s.Node("c", state("down", "active"))
+		}, reserve(100e9, 0), "", "no suitable node (disk nearly full on 2 nodes; 1 node not available for new tasks)"},
+		{"a driver that no node has", func(s *plantest.Swarm) { s.Node("a") }, func(t *cluster.Task) {
+			t.Spec.LogDriver = &swarm.Driver{Name: "fluentd"}
+		}, "", "no suitable node (missing plugin on 1 node)"},
 		{"constraint", func(s *plantest.Swarm) { s.Node("a"); s.Node("b", label("zone", "x")) }, constraint("node.labels.zone==x"), "b", ""},
 		{"no node matches", func(s *plantest.Swarm) { s.Node("a"); s.Node("b"); s.Node("c") }, constraint("node.labels.zone==x"), "",
 			"no suitable node (scheduling constraints not satisfied on 3 nodes)"},
@@ -328,6 +341,25 @@ func TestNestedSpread(t *testing.T) {
 	// Four a zone, of which a node without the label is one; in zone a two a rack; in rack 1 of zone a one a node.
 	if want := map[string]int{"n1": 1, "n2": 1, "n3": 2, "n4": 4, "n5": 4}; !maps.Equal(per, want) {
 		t.Errorf("%v, want %v", per, want)
+	}
+}
+
+// A task that waits for a disk starts when there is room on it.
+func TestATaskStartsWhenTheDiskHasRoom(t *testing.T) {
+	s := plantest.New(t)
+	s.Node("a", func(n *cluster.Node) { n.DiskFull = 91 })
+	k := task(s, "web")
+	var p placement.Planner
+	s.Settle(p)
+	w, _ := s.Store.Watch()
+	defer w.Close()
+	plantest.Change(s, "a", func(n *cluster.Node) { n.DiskFull = 0 })
+	if events, _ := w.Take(); len(events) != 1 || len(p.Keys(s.Store.Snapshot(), events[0])) == 0 {
+		t.Error("room on a disk does not ask for a plan")
+	}
+	s.Settle(p)
+	if where(s, k) != "a" {
+		t.Error("not placed when there was room")
 	}
 }
 

@@ -88,11 +88,11 @@ func sameNode(a, b *cluster.Node) bool {
 		a.Description.Platform == b.Description.Platform && maps.Equal(a.Description.Engine.Labels, b.Description.Engine.Labels)
 }
 
-// updates says whether the task's service has an update that waits for its tasks.
+// updates says whether the task's service has an update, or moves tasks, and so waits for those that come to run.
 func updates(snap *store.Snapshot, t *cluster.Task) bool {
 	svc, ok := store.Get[*cluster.Service](snap, t.ServiceID)
-	if !ok || svc.UpdateStatus == nil {
-		return false
+	if !ok || svc.UpdateStatus == nil || svc.Rebalances() {
+		return ok && svc.Rebalances()
 	}
 	return svc.UpdateStatus.State != swarm.UpdateStateCompleted && svc.UpdateStatus.State != swarm.UpdateStateRollbackCompleted
 }

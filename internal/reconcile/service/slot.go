@@ -44,6 +44,10 @@ func (pl *plan) slot(s *slot, rolling bool) {
 	}
 	if cur.DesiredState == swarm.TaskStateReady {
 		pl.promote(s)
+		return
+	}
+	if cur.Moving && pl.runs(cur) && !rolling && !pl.dirty(cur) {
+		pl.relocate(s)
 	}
 }
 
@@ -51,6 +55,16 @@ func (pl *plan) slot(s *slot, rolling bool) {
 // its successor, which is started first, does not run yet. It says whether it changed anything.
 func (pl *plan) settleOthers(s *slot) bool {
 	keep := pl.standIn(s)
+	if relocating(s) {
+		pl.again(pl.env.Now.Add(moveCheck))
+	}
+	if keep != nil && keep.Moving && !s.current.WantsToRun() && !pl.dirty(keep) {
+		// Where it was to move, its successor could not run.
+		t := cluster.Fork(keep)
+		t.Moving = false
+		pl.group(s.String()+" stays with the task that runs", pl.claim(s, keep), store.PutSpec(t))
+		return true
+	}
 	if keep != nil && pl.dirty(s.current) && !pl.dirty(keep) {
 		// The service has gone back to the template of the task that never stopped.
 		changes := []store.Change{pl.claim(s, keep)}
@@ -77,7 +91,7 @@ func (pl *plan) standIn(s *slot) *cluster.Task {
 	cur := s.current
 	st := pl.svc.UpdateStatus
 	paused := st != nil && (st.State == swarm.UpdateStatePaused || st.State == swarm.UpdateStateRollbackPaused)
-	finished := !cur.WantsToRun() && !pl.dirty(cur) && !paused // and that is as it shall be
+	finished := !cur.WantsToRun() && !pl.dirty(cur) && !paused && !relocating(s) // and that is as it shall be
 	if cur.Status.State == swarm.TaskStateRunning || finished {
 		return nil
 	}
@@ -87,7 +101,7 @@ func (pl *plan) standIn(s *slot) *cluster.Task {
 		if t == cur || t.DesiredState != swarm.TaskStateRunning || t.Status.State != swarm.TaskStateRunning || pl.lost(t) != "" {
 			continue
 		}
-		if !first && (!pl.dirty(cur) || pl.dirty(t)) {
+		if !first && !t.Moving && (!pl.dirty(cur) || pl.dirty(t)) {
 			continue
 		}
 		if best == nil || cmp.Or(compareBool(pl.dirty(best), pl.dirty(t)), t.CreatedAt.Compare(best.CreatedAt), cmp.Compare(t.ID, best.ID)) > 0 {

@@ -140,7 +140,7 @@ func (pl *plan) pending(active []*slot) bool {
 		if pl.dirty(s.current) {
 			return true
 		}
-		if doubled(s) {
+		if doubled(s) && !relocating(s) {
 			return true
 		}
 	}

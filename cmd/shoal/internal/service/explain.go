@@ -27,6 +27,7 @@ const maxExplanation = 64 << 20
 // explanation is what the daemon answers; its fields are documented in internal/cluster.
 type explanation struct {
 	ServiceID, ServiceName string
+	Rebalancing            bool
 	Nodes                  []node
 	Waiting                []struct {
 		Reason string
@@ -77,21 +78,9 @@ why, why tasks wait, and how tasks failed lately.`,
 }
 
 func runExplain(ctx context.Context, dockerCLI command.Cli, name, format string) error {
-	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/explain", "", nil)
+	e, body, err := ask(ctx, dockerCLI, name)
 	if err != nil {
 		return err
-	}
-	defer resp.Body.Close()
-	if why := resp.Header.Get(daemon.StaleHeader); why != "" {
-		fmt.Fprintln(dockerCLI.Err(), "WARNING:", why)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxExplanation))
-	if err != nil {
-		return err
-	}
-	var e explanation
-	if err := json.Unmarshal(body, &e); err != nil {
-		return fmt.Errorf("reading the daemon's answer: %w", err)
 	}
 	var out bytes.Buffer
 	switch format {
@@ -111,6 +100,27 @@ func runExplain(ctx context.Context, dockerCLI command.Cli, name, format string)
 	}
 	_, err = dockerCLI.Out().Write(out.Bytes())
 	return err
+}
+
+// ask asks the daemon for a service's explanation.
+func ask(ctx context.Context, dockerCLI command.Cli, name string) (*explanation, []byte, error) {
+	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/explain", "", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	if why := resp.Header.Get(daemon.StaleHeader); why != "" {
+		fmt.Fprintln(dockerCLI.Err(), "WARNING:", why)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxExplanation))
+	if err != nil {
+		return nil, nil, err
+	}
+	var e explanation
+	if err := json.Unmarshal(body, &e); err != nil {
+		return nil, nil, fmt.Errorf("reading the daemon's answer: %w", err)
+	}
+	return &e, body, nil
 }
 
 func (e *explanation) table(w io.Writer, now time.Time) {
