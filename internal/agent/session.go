@@ -123,6 +123,7 @@ func (a *Agent) session(ctx context.Context) error {
 		if first {
 			a.log.Info("session with a manager", "version", f.Version, "tasks", len(f.Tasks))
 			helpers.Go(func() { a.out.send(ctx, s.RoundTripper, a.cfg.NodeID, a.log) })
+			helpers.Go(func() { a.measure(ctx, s.RoundTripper) })
 			helpers.Go(func() { a.heartbeats(ctx, s.RoundTripper, period, beat, end) })
 		}
 	}
@@ -173,6 +174,7 @@ func (a *Agent) heartbeats(ctx context.Context, rt http.RoundTripper, period tim
 			missed = 0
 			a.calm.Store(patience)
 			a.cfg.OnRole(want.Role)
+			a.meter.set(want.Measure)
 			if want.Certificate != nil {
 				a.cfg.OnCertificate(*want.Certificate)
 			}

@@ -33,12 +33,14 @@ type Node struct {
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
-// JobStatus and Schedule are state.
+// JobStatus, Schedule and Scale are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
 	// Schedule is how far its schedule is; nil: it has none.
 	Schedule *ScheduleStatus `json:",omitempty"`
+	// Scale is what autoscaling made of its replicas; nil: nothing yet. See [Service.Replicas].
+	Scale *ScaleStatus `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -140,10 +142,10 @@ func (n *Node) MergeState(from Object) {
 	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
 }
 
-// MergeState takes the endpoint, the update status, the job status and how far the schedule is.
+// MergeState takes the endpoint, the update status, the job status, how far the schedule is and how it is scaled.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Scale = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Scale
 }
 
 // MergeState takes the status and since when it holds.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/control"
 )
 
 // Scheduler says what the planners think of services.
@@ -12,6 +13,9 @@ type Scheduler interface {
 	// Explain says where the service's next task would go and why, and why its tasks wait or failed. Errors are those of
 	// [Control].
 	Explain(ctx context.Context, service string) (*cluster.Explanation, error)
+	// Autoscale says how the service is scaled by its usage, and the leader also what usage asks for now; InvalidArgument
+	// if it is scaled by hand.
+	Autoscale(ctx context.Context, service string) (*ServiceScale, error)
 }
 
 func (a *api) schedulerRoutes() []route {
@@ -25,7 +29,19 @@ func (a *api) schedulerRoutes() []route {
 	}
 	return []route{
 		get("/shoal/v1/services/{id}/explain", own(a.explainService)),
+		get("/shoal/v1/services/{id}/autoscale", own(a.inspectAutoscale)),
 	}
+}
+
+// ServiceScale is how a service is scaled by its usage.
+type ServiceScale = control.ServiceScale
+
+func (a *api) inspectAutoscale(c *call) error {
+	s, err := a.Scheduler.Autoscale(c.Context(), c.value)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, s)
 }
 
 func (a *api) explainService(c *call) error {

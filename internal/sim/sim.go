@@ -15,6 +15,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/authority"
+	"shoal.dev/shoal/internal/reconcile/autoscale"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
@@ -36,7 +37,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart
@@ -72,6 +73,8 @@ type Stats struct {
 	Runs, Completed int
 	// Scheduled counts runs that schedules began, Skipped times that they passed over.
 	Scheduled, Skipped int
+	// Scaled counts changes of the number of replicas that usage asked for.
+	Scaled int
 }
 
 // Add adds another run's counts.
@@ -89,6 +92,7 @@ func (s *Stats) Add(o Stats) {
 	s.Completed += o.Completed
 	s.Scheduled += o.Scheduled
 	s.Skipped += o.Skipped
+	s.Scaled += o.Scaled
 }
 
 // Run is one run. Its error is a *Failure.
@@ -186,7 +190,8 @@ func (w *world) heal() {
 
 // settle lets the swarm come to rest and checks that it is what its users want.
 func (w *world) settle() {
-	deadline := time.Now().Add(settleTime)
+	begun := time.Now()
+	deadline := begun.Add(settleTime)
 	var why string
 	for time.Now().Before(deadline) {
 		w.plan()
@@ -194,7 +199,10 @@ func (w *world) settle() {
 			a.step()
 		}
 		w.plan()
-		if why = w.unsettled(); why == "" {
+		if why = w.unsettled(); why == "" && time.Since(begun) < scaleTime && w.autoscales() {
+			why = "usage may still ask for another number of replicas"
+		}
+		if why == "" {
 			break
 		}
 		w.sleep(200)

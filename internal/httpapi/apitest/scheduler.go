@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/httpapi"
 )
 
 // Explain is of a service with a task on node1, one that waits, and some that failed; node2 is full.
@@ -23,4 +25,22 @@ func (f *Swarm) Explain(ctx context.Context, name string) (*cluster.Explanation,
 		Waiting:  []cluster.WaitingTasks{{Reason: "no suitable node (insufficient resources on 1 node)", Tasks: []string{"task1id", "task2id"}}},
 		Failures: []cluster.TaskFailures{{NodeID: "node1id", Hostname: "node1", State: "failed", Err: "task: non-zero exit (3)", ExitCode: 3, Count: 5, Last: time.Now().Add(-2 * time.Minute), LastTask: "task0id"}},
 	}, nil
+}
+
+// Autoscale is of a service that has the label: it went from 1 replica to 3.
+func (f *Swarm) Autoscale(ctx context.Context, ref string) (*httpapi.ServiceScale, error) {
+	s, err := f.Service(ctx, ref, false)
+	if err != nil {
+		return nil, err
+	}
+	rec := &cluster.Service{Service: *s}
+	at := time.Unix(1700000000, 0).UTC()
+	rec.Scale = &cluster.ScaleStatus{Replicas: 1, Wanted: []cluster.ScalePoint{{At: at, Replicas: 3}}}
+	rec.Scale.Decide(3, at, "cpu 150% of 50%: 3 wanted")
+	out, err := control.ScaleOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	out.Why = "cpu 50% of 50%: 3 wanted"
+	return out, nil
 }
