@@ -37,7 +37,7 @@ func (c *Control) Services(ctx context.Context, f map[string][]string, status bo
 			!fl.any("runtime", func(v string) bool { return v == "container" }) {
 			continue
 		}
-		api := s.Clone().(*cluster.Service).Service
+		api := s.Service // shares what its fields refer to: a list is only written out
 		showReplicas(&api, s)
 		if status {
 			api.ServiceStatus = statusOf(snap, s)
@@ -93,6 +93,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	return out, m.update(ctx, func(tx *store.Tx) error {
 		if have, ok := tx.ServiceByName(spec.Name); ok {
 			return errdefs.ErrAlreadyExists.WithMessage("name conflicts with an existing object: service " + have.Spec.Name + " already exists")
+		}
+		if err := checkAccess(tx.Snapshot, s, nil); err != nil {
+			return err
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err
@@ -276,6 +279,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		}
 		if modeOf(s.Spec.Mode) != modeOf(old.Spec.Mode) {
 			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
+		}
+		if err := checkAccess(tx.Snapshot, s, old); err != nil {
+			return err
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err

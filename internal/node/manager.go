@@ -82,6 +82,7 @@ func (m *manager) run(ctx context.Context) error {
 	group.Go(func() error { return m.dispatch.Run(ctx) })
 	group.Go(func() error { return m.lead(ctx) })
 	group.Go(func() error { return m.expel(ctx) })
+	group.Go(func() error { return m.keepRetention(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		m.peers.close()
@@ -122,7 +123,6 @@ func (m *manager) lead(ctx context.Context) error {
 func (m *manager) startPlanning(ctx context.Context) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	m.dispatch.BecomeLeader()
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
 		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
@@ -135,6 +135,8 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 		if err := m.catchUp(ctx); err != nil {
 			return // leadership was lost, or the daemon ends
 		}
+		// Nodes are heard from here on: none can have a session with a manager that is behind it.
+		m.dispatch.BecomeLeader()
 		go m.dismiss(ctx)
 		if err := runner.Run(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotLeader) {
 			m.log.Error("the planners stopped", "error", err)

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"shoal.dev/shoal/internal/cluster"
 )
 
@@ -97,35 +95,62 @@ type entry struct {
 	Groups []Group
 }
 
-// Apply applies an encoded entry. Whoever owns the log calls it once for each entry, in order.
+// Apply applies an encoded entry. Whoever owns the log calls it, or [Store.ApplyAll], once for each entry, in order.
 func (s *Store) Apply(index uint64, data []byte) *Result {
-	e, err := decodeEntry(data)
-	if err != nil {
-		return &Result{Index: index, Err: fmt.Errorf("entry %d of the swarm's log cannot be read: %w", index, err)}
+	return s.ApplyAll([]Entry{{index, data}})[0]
+}
+
+// Entry is an encoded entry of the log.
+type Entry struct {
+	Index uint64
+	Data  []byte
+}
+
+// ApplyAll applies entries that follow each other as if one by one, but shows only what is there after the last.
+func (s *Store) ApplyAll(entries []Entry) []*Result {
+	decoded := make([]*entry, len(entries))
+	results := make([]*Result, len(entries))
+	for i, e := range entries {
+		results[i] = &Result{Index: e.Index}
+		var err error
+		if decoded[i], err = decodeEntry(e.Data, s.known); err != nil {
+			results[i].Err = fmt.Errorf("entry %d of the swarm's log cannot be read: %w", e.Index, err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	txn := s.db.Txn(true)
-	defer txn.Abort()
-	res := &Result{Index: index, Groups: make([]error, len(e.Groups))}
+	t, l := s.tables.fork(), loads{}
 	var events []Event
-	l := loads{}
-	for i, g := range e.Groups {
-		if err := check(txn, g); err != nil {
-			res.Groups[i] = err
+	var last *Result
+	var at time.Time
+	for i, e := range decoded {
+		if e == nil {
 			continue
 		}
-		for _, c := range g.Changes {
-			e := applyOne(txn, index, e.At, c)
-			l.change(e.Old, e.New)
-			events = append(events, e)
+		last = results[i]
+		last.Groups = make([]error, len(e.Groups))
+		for k, g := range e.Groups {
+			if last.Groups[k] = check(t, g); last.Groups[k] != nil {
+				continue
+			}
+			for _, c := range g.Changes {
+				ev := applyOne(t, last.Index, e.At, c)
+				l.change(ev.Old, ev.New)
+				events = append(events, ev)
+			}
+		}
+		if e.At.After(at) {
+			at = e.At
 		}
 	}
-	l.write(txn)
-	txn.Commit()
-	s.advance(index, e.At)
-	s.notify(index, events)
-	return res
+	if last == nil {
+		return results
+	}
+	l.write(t)
+	s.tables = t.publish()
+	s.advance(last.Index, at)
+	s.notify(last.Index, events)
+	return results
 }
 
 // Advance tells the store that the log has passed index with an entry that is not the store's.
@@ -146,9 +171,9 @@ func (s *Store) advance(index uint64, at time.Time) {
 	s.changed = make(chan struct{})
 }
 
-func check(txn *memdb.Txn, g Group) error {
+func check(t *tables, g Group) error {
 	for _, c := range g.Changes {
-		old := first(txn, c.Kind, c.ID)
+		old := t.get(c.Kind, c.ID)
 		var spec, state uint64
 		if old != nil {
 			spec, state = old.GetMeta().Version.Index, *old.GetStateVersion()
@@ -167,10 +192,10 @@ func check(txn *memdb.Txn, g Group) error {
 }
 
 // applyOne writes a change whose group was checked.
-func applyOne(txn *memdb.Txn, index uint64, at time.Time, c Change) Event {
-	old := first(txn, c.Kind, c.ID)
+func applyOne(t *tables, index uint64, at time.Time, c Change) Event {
+	old := t.get(c.Kind, c.ID)
 	if c.Delete {
-		must(txn.Delete(string(c.Kind), old))
+		t.remove(old)
 		return Event{Kind: c.Kind, ID: c.ID, Old: old}
 	}
 	o := c.Value
@@ -192,12 +217,6 @@ func applyOne(txn *memdb.Txn, index uint64, at time.Time, c Change) Event {
 		*o.GetStateVersion() = index
 		m.CreatedAt, m.UpdatedAt, m.Version.Index = old.GetMeta().CreatedAt, at, index
 	}
-	must(txn.Insert(string(c.Kind), o))
+	t.put(old, o)
 	return Event{Kind: c.Kind, ID: c.ID, Old: old, New: o}
-}
-
-func must(err error) {
-	if err != nil {
-		panic("store: " + err.Error()) // only a broken schema makes memdb refuse
-	}
 }

@@ -396,6 +396,7 @@ func (pl *plan) newTask(p place) *cluster.Task {
 	t.Labels = pl.svc.Spec.Labels
 	t.Spec = pl.svc.Spec.TaskTemplate
 	t.HostPorts = cluster.HostPorts(pl.svc.Spec.EndpointSpec)
+	t.Access = cluster.AccessOf(pl.svc)
 	t.ServiceID = pl.svc.ID
 	t.Slot, t.NodeID = p.number, p.node
 	t.DesiredState = pl.goal()
@@ -403,6 +404,9 @@ func (pl *plan) newTask(p place) *cluster.Task {
 		t.JobIteration = &swarm.Version{Index: job.JobIteration.Index}
 	}
 	t.Status = swarm.TaskStatus{State: swarm.TaskStateNew, Message: "created", Timestamp: pl.env.Now}
+	if !pl.ingress && len(cluster.Targets(&t.Spec)) == 0 { // it needs no address, and so nothing before a node
+		t.Status.State, t.Status.Message = swarm.TaskStatePending, "pending task scheduling"
+	}
 	return t
 }
 
