@@ -24,6 +24,8 @@ import (
 const (
 	// Period is the time between two looks at a service, and from one change to the next; that of Kubernetes.
 	Period = 15 * time.Second
+	// soon is the time to the next look while nothing is known.
+	soon = 5 * time.Second
 	// fresh is how old a measurement may be: nodes measure every 10 s.
 	fresh = 45 * time.Second
 	// upStep is how many are added at a time at least, where the service says nothing; that of Kubernetes.
@@ -90,7 +92,7 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 	}
 	switch want, text, ok := Wanted(snap, old, a, env); {
 	case !ok:
-		out.Reasons = []string{text}
+		out.Reasons, out.Again = []string{text}, env.Now.Add(soon)
 	default:
 		s.Scale.Want(want, env.Now, max(a.UpWindow, a.DownWindow))
 		to, bound := settle(s.Scale, a, now, want, env.Now)
