@@ -290,20 +290,30 @@ func (r *rig) daemonCPU() (time.Duration, error) {
 			return 0, err
 		}
 		for _, pid := range pids {
-			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			used, err := CPUTime(pid)
 			if err != nil {
 				return 0, err
 			}
-			_, after, _ := strings.Cut(string(data), ") ")
-			f := strings.Fields(after)
-			for _, i := range []int{11, 12} { // utime, stime
-				ticks, err := strconv.Atoi(f[i])
-				if err != nil {
-					return 0, err
-				}
-				sum += time.Duration(ticks) * clockTick
-			}
+			sum += used
 		}
+	}
+	return sum, nil
+}
+
+// CPUTime is the CPU time that a process has used, in steps of 10 ms.
+func CPUTime(pid int) (sum time.Duration, err error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(data), ") ")
+	f := strings.Fields(after)
+	for _, i := range []int{11, 12} { // utime, stime
+		ticks, err := strconv.Atoi(f[i])
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(ticks) * clockTick
 	}
 	return sum, nil
 }

@@ -87,6 +87,11 @@ func Hollow(ctx context.Context, o HollowOptions, r *bench.Report) (err error) {
 		return err
 	}
 	r.Add(o.side(), "restart until services are listed", "s", time.Since(began).Seconds())
+	used, err := bench.CPUTime(m.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	r.Add(o.side(), "restart until services are listed, CPU", "s", used.Seconds())
 	if err := m.ready(ctx, o.Nodes); err != nil {
 		return err
 	}
@@ -211,6 +216,10 @@ func (m *hollowManager) measure(ctx context.Context, o HollowOptions, r *bench.R
 		}
 	}
 	for _, q := range []struct{ name, path string }{{"service ls", "/services?status=true"}, {"node ls", "/nodes"}, {"service ps", "/tasks?filters=" + `{"service":["service-00001"]}`}} {
+		before, err := bench.CPUTime(pid)
+		if err != nil {
+			return err
+		}
 		for range o.Runs {
 			began := time.Now()
 			var list []json.RawMessage
@@ -219,6 +228,12 @@ func (m *hollowManager) measure(ctx context.Context, o HollowOptions, r *bench.R
 			}
 			r.Add(o.side(), q.name+" "+when, "ms", float64(time.Since(began).Microseconds())/1000)
 		}
+		after, err := bench.CPUTime(pid)
+		if err != nil {
+			return err
+		}
+		// What the manager does for its nodes at the same time is in it.
+		r.Add(o.side(), q.name+" "+when+", CPU of the manager, on average", "ms", float64((after-before).Milliseconds())/float64(o.Runs))
 	}
 	if mb, err = bench.PSS(pid); err != nil {
 		return err

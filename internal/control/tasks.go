@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -39,7 +40,7 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 		return nil, err
 	}
 	out := []swarm.Task{}
-	for t := range store.List[*cluster.Task](snap) {
+	for _, t := range candidates(snap, services, nodes) {
 		if upToDate && !current(snap, t) {
 			continue
 		}
@@ -52,6 +53,22 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 		}
 	}
 	return out, nil
+}
+
+// candidates are the tasks of the services or, where none are given, of the nodes, or all, in the order of their IDs.
+func candidates(snap *store.Snapshot, services, nodes map[string]bool) (tasks []*cluster.Task) {
+	if len(services)+len(nodes) == 0 {
+		return slices.Collect(store.List[*cluster.Task](snap))
+	}
+	ids, of := services, snap.TasksByService
+	if len(services) == 0 {
+		ids, of = nodes, snap.TasksByNode
+	}
+	for id := range ids {
+		tasks = slices.AppendSeq(tasks, of(id))
+	}
+	slices.SortFunc(tasks, func(a, b *cluster.Task) int { return strings.Compare(a.ID, b.ID) })
+	return tasks
 }
 
 // flag is a key's value, which is true or false; false if there is none.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"shoal.dev/shoal/internal/store"
 )
 
@@ -18,6 +20,9 @@ const (
 	// maxGroups is how many groups go into one entry: enough that 1,000 tasks are a few entries, few enough that an
 	// entry is well under a megabyte and does not hold up Raft's heartbeats.
 	maxGroups = 256
+	// maxCommits is how many entries of one round are on their way at a time: while one is synced to the disk or applied,
+	// the next is encoded.
+	maxCommits = 4
 	// proposeTimeout is how long one entry may take before its outcome counts as unknown.
 	proposeTimeout = 30 * time.Second
 	// backOff is the wait before the third try of a key whose plans conflict; it doubles up to maxBackOff. The second
@@ -47,6 +52,8 @@ type Runner struct {
 	poked   chan struct{} // capacity 1
 	pokesMu sync.Mutex
 	pokes   []poke
+
+	outcomesMu sync.Mutex // guards the outcomes of a round while it commits
 
 	reasonsMu sync.Mutex
 	reasons   map[Reason][]string // the texts by planner and key; Reason.Texts is nil in the map's keys
@@ -217,12 +224,8 @@ func (r *Runner) Step(ctx context.Context, now time.Time) (next time.Time, err e
 			}
 		}
 	}
-	for len(work) > 0 {
-		n := min(len(work), maxGroups)
-		if err := r.commit(ctx, work[:n]); err != nil {
-			return time.Time{}, err
-		}
-		work = work[n:]
+	if err := r.commitAll(ctx, work); err != nil {
+		return time.Time{}, err
 	}
 	for _, o := range keys {
 		o.queue.done(o.key, o.committed, o.failed, now)
@@ -256,6 +259,22 @@ func (r *Runner) mark(snap *store.Snapshot, events []store.Event) {
 	}
 }
 
+// commitAll proposes the work in entries of a bounded size, some at a time: their groups are independent of each other.
+func (r *Runner) commitAll(ctx context.Context, work []planned) error {
+	if len(work) == 0 {
+		return nil
+	}
+	if len(work) <= maxGroups {
+		return r.commit(ctx, work)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxCommits)
+	for part := range slices.Chunk(work, maxGroups) {
+		group.Go(func() error { return r.commit(ctx, part) })
+	}
+	return group.Wait()
+}
+
 // commit proposes the work as one entry, or as several if it is too large for one.
 func (r *Runner) commit(ctx context.Context, work []planned) error {
 	groups := make([]store.Group, len(work))
@@ -279,11 +298,15 @@ func (r *Runner) commit(ctx context.Context, work []planned) error {
 		return r.commit(ctx, work[half:])
 	default:
 		r.cfg.Log.Warn("a plan was not committed, or not known to be; planning again", "error", err, "groups", len(work))
+		r.outcomesMu.Lock()
+		defer r.outcomesMu.Unlock()
 		for _, w := range work {
 			w.failed++
 		}
 		return nil
 	}
+	r.outcomesMu.Lock()
+	defer r.outcomesMu.Unlock()
 	for i, w := range work {
 		if errs[i] == nil {
 			w.committed++
