@@ -23,7 +23,7 @@ PREFIX  ?= /usr/local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test bench install clean
+.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test chaos bench install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ clients: ## the stock docker client and Compose, into bin/clients
 
 test: prereqs build images clients ## every test, the lab's among them (they need root)
 	go run ./lab/cmd/testrun -race
+
+DURATION ?= 10m
+SEED     ?=
+
+chaos: prereqs build images ## trouble for a swarm under load: make chaos DURATION=1h, again with SEED=number
+	SHOAL_REQUIRE_LAB=1 SHOAL_CHAOS=$(DURATION) SHOAL_CHAOS_SEED=$(SEED) go test ./lab -run 'TestChaos$$' -count=1 -timeout 0
 
 bench: prereqs build images ## the figures of bench/README.md, on the lab
 	go run ./bench/cmd/bench

@@ -32,7 +32,7 @@ var layers = []struct {
 	{"internal/store", []string{"internal/cluster"}},
 	{"internal/consensus", []string{"internal/cluster", "internal/store"}},
 	{"internal/pki", []string{"internal/cluster"}},
-	{"internal/link", []string{"internal/pki"}},
+	{"internal/link", []string{"internal/cluster", "internal/pki"}},
 	{"internal/template", []string{"internal/cluster"}},
 	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
 	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/dispatch/protocol"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
@@ -195,7 +196,7 @@ func (a *Agent) take(ctx context.Context, f *protocol.Frame) error {
 	a.mu.Unlock()
 	switch {
 	case f.Epoch < had.Epoch:
-		return fmt.Errorf("the manager is of epoch %d of the swarm, the node has seen epoch %d", f.Epoch, had.Epoch)
+		return fmt.Errorf("the manager is of epoch %s of the swarm, the node has seen epoch %s", cluster.FormatEpoch(f.Epoch), cluster.FormatEpoch(had.Epoch))
 	case f.Epoch == had.Epoch && f.Version < had.Version:
 		return fmt.Errorf("the manager is at version %d of the swarm, the node has seen version %d", f.Version, had.Version)
 	case f.Epoch > had.Epoch && !f.Complete:

@@ -13,9 +13,12 @@ import (
 type Swarm struct {
 	swarm.Swarm
 	StateVersion uint64 `json:",omitempty"`
-	// Epoch counts how often the swarm's history was cut (--force-new-cluster, restore). An agent refuses a manager
-	// of a lower epoch.
+	// Epoch says which cut of its history the swarm goes on from (--force-new-cluster, restore); see [NextEpoch]. An agent
+	// refuses a manager of a lower epoch.
 	Epoch uint64 `json:",omitempty"`
+	// LongestCert is the longest validity of certificates that the swarm ever asked for, where that was changed; see
+	// [Swarm.CertsOver]. 0: the one that it asks for now.
+	LongestCert time.Duration `json:",omitempty"`
 }
 
 // Node is a member of the swarm. The user's NodeSpec, the data path and the index are the specification part; the

@@ -162,7 +162,9 @@ func validateFiles(s *swarm.ServiceSpec) error {
 		case r == nil || r.ConfigID == "" || r.ConfigName == "":
 			return invalid("malformed config reference")
 		case r.File == nil && r.Runtime == nil:
-			return invalid("malformed config reference, no target provided")
+			return invalid("invalid Config: either File or Runtime should be set")
+		case r.File != nil && r.Runtime != nil:
+			return invalid("invalid Config: cannot specify both File and Runtime")
 		case r.File == nil:
 			continue // for the runtime, which is told by what else refers to it
 		case strings.Trim(r.File.Name, "/.") == "":

@@ -5,6 +5,7 @@ import (
 	"math"
 	"path"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -211,7 +212,10 @@ func validateMount(m mount.Mount) error {
 	switch m.Type {
 	case mount.TypeBind, mount.TypeVolume, mount.TypeTmpfs, mount.TypeNamedPipe, mount.TypeCluster, mount.TypeImage:
 	default:
-		return invalid("invalid mount config for type %q: mount type unknown", string(m.Type))
+		return invalid("invalid MountType: %q", string(m.Type))
+	}
+	if b := m.BindOptions; b != nil && b.Propagation != "" && !slices.Contains(mount.Propagations, b.Propagation) {
+		return invalid("invalid MountPropagation: %q", string(b.Propagation))
 	}
 	switch {
 	case m.Target == "":

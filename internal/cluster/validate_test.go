@@ -108,7 +108,7 @@ func TestValidateServiceSpec(t *testing.T) {
 		{"relative target", mounts(mount.Mount{Type: "tmpfs", Target: "a"}), "invalid mount target, must be an absolute path: a"},
 		{"mount on the root", mounts(mount.Mount{Type: "tmpfs", Target: "/a/.."}), `invalid mount config for type "tmpfs": invalid specification: destination can't be '/'`},
 		{"two mounts in one place", mounts(mount.Mount{Type: "tmpfs", Target: "/a"}, mount.Mount{Type: "bind", Source: "/b", Target: "/a"}), "ContainerSpec: duplicate mount point: /a"},
-		{"unknown mount", mounts(mount.Mount{Type: "floppy", Target: "/a"}), `invalid mount config for type "floppy": mount type unknown`},
+		{"unknown mount", mounts(mount.Mount{Type: "floppy", Target: "/a"}), `invalid MountType: "floppy"`},
 		{"update delay", func(s *S) { s.UpdateConfig.Delay = -1 }, "TaskSpec: update-delay cannot be negative"},
 		{"update monitor", func(s *S) { s.UpdateConfig.Monitor = -1 }, "TaskSpec: update-monitor cannot be negative"},
 		{"update ratio", func(s *S) { s.RollbackConfig = &swarm.UpdateConfig{MaxFailureRatio: 1.5} }, "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1"},

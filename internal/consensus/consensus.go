@@ -89,6 +89,7 @@ func Open(c Config) (_ *Consensus, err error) {
 			err = errors.Join(err, logs.Close())
 		}
 	}()
+	logs.log = log
 	snaps, err := openSnapshots(c.Dir, c.Key, hlog)
 	if err != nil {
 		return nil, err
@@ -229,8 +230,10 @@ func (c *Consensus) Run(ctx context.Context) error {
 func (c *Consensus) Close() error {
 	c.closing.Do(func() {
 		close(c.unwatch)
+		close(c.logs.closing)
 		c.watching.Wait()
-		err := c.raft.Shutdown().Error()
+		down := c.raft.Shutdown()
+		err := errors.Join(c.transport.endPipelines(), down.Error())
 		close(c.closed)
 		c.leading.close()
 		c.closeErr = errors.Join(err, c.transport.Close(), c.logs.Close())

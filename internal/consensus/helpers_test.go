@@ -138,8 +138,12 @@ func task(id string) *cluster.Task {
 
 // write creates a record through the member.
 func write(ctx context.Context, m *member, id string) (uint64, error) {
+	return writeRecord(ctx, m, task(id))
+}
+
+func writeRecord(ctx context.Context, m *member, k *cluster.Task) (uint64, error) {
 	return m.store.Update(ctx, func(tx *store.Tx) error {
-		tx.Write(store.Create(task(id)))
+		tx.Write(store.Create(k))
 		return nil
 	})
 }

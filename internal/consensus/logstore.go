@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -55,6 +56,9 @@ type logStore struct {
 	epoch uint32
 	seal  cipher.AEAD
 	count atomic.Uint64 // the last nonce that was used
+	log   *slog.Logger
+	// closing, once closed, ends what waits for room on the disk.
+	closing chan struct{}
 
 	mu          sync.RWMutex
 	first, last uint64
@@ -74,7 +78,7 @@ var (
 // openLogStore opens or makes the file. It reads all of an existing one, which is bounded by the snapshots, and returns an error that
 // names the first thing that is damaged.
 func openLogStore(path string, key []byte) (*logStore, error) {
-	s := &logStore{path: path, key: key, ciphers: map[uint32]cipher.AEAD{}}
+	s := &logStore{path: path, key: key, ciphers: map[uint32]cipher.AEAD{}, log: slog.New(slog.DiscardHandler), closing: make(chan struct{})}
 	if err := s.verify(); err != nil {
 		return nil, err
 	}

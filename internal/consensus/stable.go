@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
@@ -13,16 +15,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// fullAgain is how often a value is tried to be written again while the disk is full.
+const fullAgain = time.Second
+
 // Set stores one of raft's own values (the term, the vote). They are sealed, too, so that a changed one is found out.
+//
+// On a full disk it waits for room. Raft ends the program if it cannot keep its term, and with the program the node's agent;
+// a manager that waits here is one that does not answer, which the others do without.
 func (s *logStore) Set(key, val []byte) error {
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketStable).Put(key, s.sealBytes(val, stableBinding(key)))
-	})
+	err := s.put(key, val)
+	for waits := 0; noRoom(err); waits++ {
+		if waits%60 == 0 {
+			s.log.Error("the disk is full: this manager takes no part in the swarm's decisions until there is room", "file", s.path, "error", err)
+		}
+		select {
+		case <-time.After(fullAgain):
+		case <-s.closing:
+			// An error would end the program where it is being closed anyway. Raft counts its goroutines by defer.
+			runtime.Goexit()
+		}
+		if err = s.put(key, val); err == nil {
+			s.log.Info("the disk has room again: this manager takes part in the swarm's decisions", "file", s.path)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("writing %q to %s: %w", key, s.path, err)
 	}
 	return nil
 }
+
+func (s *logStore) put(key, val []byte) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketStable).Put(key, s.sealBytes(val, stableBinding(key)))
+	})
+}
+
+func noRoom(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // Get reads one of raft's own values; nil if there is none.
 func (s *logStore) Get(key []byte) (val []byte, err error) {

@@ -2,6 +2,8 @@ package consensus
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,8 +18,10 @@ const maxAppendBytes = 4 << 20
 type transport struct {
 	raft.Transport
 
-	mu    sync.Mutex
-	peers map[raft.ServerID]contact
+	mu        sync.Mutex
+	peers     map[raft.ServerID]contact
+	pipelines map[*pipeline]struct{}
+	ended     bool // no pipelines any more
 }
 
 // contact is what a member last answered.
@@ -29,7 +33,7 @@ type contact struct {
 var _ raft.WithPreVote = (*transport)(nil)
 
 func newTransport(inner raft.Transport) *transport {
-	return &transport{Transport: inner, peers: map[raft.ServerID]contact{}}
+	return &transport{Transport: inner, peers: map[raft.ServerID]contact{}, pipelines: map[*pipeline]struct{}{}}
 }
 
 // contact returns what the member last answered since the last forget.
@@ -60,11 +64,32 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 
 // AppendEntriesPipeline bounds what goes through the pipeline.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	p, err := t.Transport.AppendEntriesPipeline(id, target)
+	inner, err := t.Transport.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
 	}
-	return pipeline{p}, nil
+	p := &pipeline{inner, t}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return nil, errors.Join(raft.ErrPipelineShutdown, inner.Close())
+	}
+	t.pipelines[p] = struct{}{}
+	return p, nil
+}
+
+// endPipelines closes the pipelines that are open and those to come. Raft must be shutting down. It waits for whoever sends
+// through one, and a sender may wait for ever: for a reader that ended when a member answered with a newer term.
+func (t *transport) endPipelines() error {
+	t.mu.Lock()
+	t.ended = true
+	open := slices.Collect(maps.Keys(t.pipelines))
+	t.mu.Unlock()
+	var errs []error
+	for _, p := range open {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // RequestPreVote passes it on; both of raft's transports have it.
@@ -84,9 +109,20 @@ func (t *transport) Close() error {
 	return nil
 }
 
-type pipeline struct{ raft.AppendPipeline }
+type pipeline struct {
+	raft.AppendPipeline
+	t *transport
+}
 
-func (p pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+// Close may be called more than once.
+func (p *pipeline) Close() error {
+	p.t.mu.Lock()
+	delete(p.t.pipelines, p)
+	p.t.mu.Unlock()
+	return p.AppendPipeline.Close()
+}
+
+func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	bound(args)
 	return p.AppendPipeline.AppendEntries(args, resp)
 }

@@ -55,7 +55,7 @@ func TestReferencesToSecretsAndConfigs(t *testing.T) {
 		{"another config's name", nil, []*swarm.ConfigReference{configRef(page, "side", "side")}, "config not found: side"},
 		{"no ID", []*swarm.SecretReference{secretRef("", "pass", "pass")}, nil, "malformed secret reference"},
 		{"no target", []*swarm.SecretReference{{SecretID: pass, SecretName: "pass"}}, nil, "malformed secret reference, no target provided"},
-		{"no config's target", nil, []*swarm.ConfigReference{{ConfigID: page, ConfigName: "page"}}, "malformed config reference, no target provided"},
+		{"no config's target", nil, []*swarm.ConfigReference{{ConfigID: page, ConfigName: "page"}}, "invalid Config: either File or Runtime should be set"},
 		{"no file's name", []*swarm.SecretReference{secretRef(pass, "pass", "")}, nil, "malformed file secret reference, invalid target file name provided"},
 		{"no config's file's name", nil, []*swarm.ConfigReference{configRef(page, "page", "/")}, "malformed file config reference, invalid target file name provided"},
 		{"one target twice", []*swarm.SecretReference{secretRef(pass, "pass", "a"), secretRef(pass, "pass", "/run/secrets/a")}, nil, "secret references 'pass' and 'pass' have a conflicting target: '/run/secrets/a'"},

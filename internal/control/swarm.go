@@ -42,6 +42,7 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 			return outOfSequence()
 		}
 		s := old.Clone().(*cluster.Swarm)
+		s.NoteCertLife(spec.CAConfig.NodeCertExpiry)
 		s.Spec = spec
 		SetSwarmDefaults(&s.Spec)
 		if rotate.WorkerToken {

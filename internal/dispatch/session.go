@@ -108,7 +108,7 @@ func (s *Server) admit(ctx context.Context, node string, epoch, version uint64) 
 	have := epochOf(s.cfg.Store.Snapshot())
 	switch {
 	case have < epoch:
-		return http.StatusServiceUnavailable, fmt.Errorf("this manager is of epoch %d of the swarm, the node has seen epoch %d", have, epoch)
+		return http.StatusServiceUnavailable, fmt.Errorf("this manager is of epoch %s of the swarm, the node has seen epoch %s", cluster.FormatEpoch(have), cluster.FormatEpoch(epoch))
 	case have == epoch:
 		if err := s.waitView(wait, version); err != nil {
 			return http.StatusServiceUnavailable, fmt.Errorf("this manager is behind what the node has seen: %w", err)

@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -385,3 +386,15 @@ func TestContainerDefaults(t *testing.T) {
 }
 
 var _ engine.Engine = (*apitest.Engine)(nil)
+
+// A handler that writes nothing has answered 200. A daemon that ends must not say so of what it did not do.
+func TestWhatTheEndOfTheDaemonCutsOffIsNotAcknowledged(t *testing.T) {
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	w := httptest.NewRecorder()
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1.1/services/create", strings.NewReader("{}"))
+	httpapi.New(httpapi.Config{Log: slog.New(slog.DiscardHandler)}).ServeHTTP(w, r)
+	if w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "the daemon stopped") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}

@@ -63,7 +63,11 @@ func statusOf(err error) int {
 // fail answers with an error, or cuts the connection if the answer has begun. ctx is that of the connection.
 func (a *api) fail(ctx context.Context, c *call, err error) {
 	if ctx.Err() != nil {
-		return // the client is gone
+		// The client is gone, or the daemon ends and the client is there: to it no answer would be one that all went well.
+		if c.w.status == 0 {
+			writeError(c.w, c.Request, http.StatusServiceUnavailable, "the daemon stopped before this was done, or while it was: "+err.Error())
+		}
+		return
 	}
 	status := statusOf(err)
 	if status == http.StatusInternalServerError {

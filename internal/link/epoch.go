@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"shoal.dev/shoal/internal/cluster"
 )
 
 // epochPrefix begins the name of a protocol that nobody speaks: behind it a manager that opens a Raft connection says
@@ -34,7 +36,13 @@ func (s *Server) epoch() uint64 {
 // checkEpoch refuses a manager of a history that was cut.
 func (s *Server) checkEpoch(p Peer, said uint64) error {
 	if have := s.epoch(); max(said, 1) < have {
-		return fmt.Errorf("manager %s is of epoch %d of the swarm, which goes on in epoch %d without it: make it leave and join again", p.NodeID, max(said, 1), have)
+		return &superseded{fmt.Sprintf("manager %s is of epoch %s of the swarm, which goes on in epoch %s without it: make it leave and join again",
+			p.NodeID, cluster.FormatEpoch(max(said, 1)), cluster.FormatEpoch(have))}
 	}
 	return nil
 }
+
+// superseded refuses a manager whose history was cut.
+type superseded struct{ text string }
+
+func (e *superseded) Error() string { return e.text }

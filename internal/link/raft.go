@@ -25,6 +25,10 @@ func (r *raftLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Co
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	s, err := dialManager(ctx, string(addr), protoRaft, r.server.cfg.Identity.Get(), r.server.cfg.DeadAfter, protoEpoch(r.server.epoch()))
+	var refused *RefusedError
+	if errors.As(err, &refused) && refused.Superseded && r.server.cfg.OnSuperseded != nil {
+		r.server.cfg.OnSuperseded(string(addr), refused.Reason)
+	}
 	if err != nil {
 		return nil, err
 	}

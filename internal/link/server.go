@@ -38,6 +38,9 @@ type ServerConfig struct {
 	// says a lower epoch is refused: it belongs to a history that was cut, and would bring it back. nil is epoch 0, and
 	// 0 and 1 are as one: a manager that has no record yet says 0. It must not block.
 	Epoch func() uint64
+	// OnSuperseded is called when another manager refuses a Raft connection of this one for its epoch: who, and in what words.
+	// It must return at once. It may be nil.
+	OnSuperseded func(addr, reason string)
 	// DeadAfter is how long a peer may be silent before the link is closed; 0 means 5 s.
 	DeadAfter time.Duration
 	Log       *slog.Logger

@@ -107,7 +107,9 @@ func (m *muxConn) Close() error { return m.raw.Close() }
 const (
 	codeWelcome = 0
 	codeRefused = 1
-	maxReason   = 1024
+	// codeSuperseded refuses a manager whose history of the swarm was cut; the reason follows as with codeRefused.
+	codeSuperseded = 2
+	maxReason      = 1024
 )
 
 func writeWelcome(c net.Conn, refusal error) error {
@@ -116,6 +118,10 @@ func writeWelcome(c net.Conn, refusal error) error {
 		text := refusal.Error()
 		text = text[:min(len(text), maxReason)]
 		b[0] = codeRefused
+		var cut *superseded
+		if errors.As(refusal, &cut) {
+			b[0] = codeSuperseded
+		}
 		binary.BigEndian.PutUint16(b[1:], uint16(len(text)))
 		b = append(b, text...)
 	}
@@ -130,15 +136,15 @@ func readWelcome(c net.Conn) error {
 		return err
 	}
 	n := binary.BigEndian.Uint16(head[1:])
-	if n > maxReason || head[0] > codeRefused {
+	if n > maxReason || head[0] > codeSuperseded {
 		return errors.New("what answers there is no manager of a swarm")
 	}
 	text := make([]byte, n)
 	if _, err := io.ReadFull(c, text); err != nil {
 		return err
 	}
-	if head[0] == codeRefused {
-		return &RefusedError{Reason: string(text)}
+	if head[0] != codeWelcome {
+		return &RefusedError{Reason: string(text), Superseded: head[0] == codeSuperseded}
 	}
 	return nil
 }
@@ -147,6 +153,8 @@ func readWelcome(c net.Conn) error {
 type RefusedError struct {
 	Addr   string
 	Reason string
+	// Superseded says that the swarm goes on there without the history that this manager is of.
+	Superseded bool
 }
 
 func (e *RefusedError) Error() string {

@@ -175,7 +175,7 @@ func (m *member) keepLocked(ctx context.Context, n *Node) error {
 			retry = time.After(relockAgain)
 		case sealed:
 			// The private key lay on the disk in the clear until now. The next renewal comes anyway, so one try is enough.
-			if _, err := m.renew(ctx); err != nil && ctx.Err() == nil {
+			if _, err := m.renew(ctx, m.askAny); err != nil && ctx.Err() == nil {
 				n.log.Info("the certificate was not replaced when the manager was locked; it is when it is next renewed", "node", m.st.NodeID, "error", err)
 			}
 		}

@@ -47,6 +47,10 @@ func (n *Node) forward(next http.Handler) http.Handler {
 			serveStale(next, w, r)
 			return
 		}
+		if err := m.mayChange(); err != nil {
+			unavailable(w, err.Error())
+			return
+		}
 		if !m.waitLeader(r.Context(), leaderWait) {
 			unavailable(w, m.noLeader(r.Context()))
 			return
@@ -78,13 +82,18 @@ func (m *manager) proxy(prefix string) http.Handler {
 // serveForwarded serves the Engine API to a manager that forwards a change. It is not forwarded again.
 func (n *Node) serveForwarded(w http.ResponseWriter, r *http.Request) {
 	p, ok := link.PeerFrom(r.Context())
-	if m := n.manager(); !ok || m == nil || !m.isManager(p) {
+	m := n.manager()
+	if !ok || m == nil || !m.isManager(p) {
 		http.Error(w, "only managers forward requests", http.StatusForbidden)
 		return
 	}
 	r.URL.Path = strings.TrimPrefix(r.URL.Path, apiPrefix)
 	if !changesSwarm(r) {
 		http.Error(w, "only changes of the swarm are forwarded", http.StatusForbidden)
+		return
+	}
+	if err := m.mayChange(); err != nil {
+		unavailable(w, err.Error())
 		return
 	}
 	n.api.ServeHTTP(w, r)

@@ -106,14 +106,18 @@ func (n *Node) Health(ctx context.Context) (*httpapi.SwarmHealth, error) {
 		})
 	}
 	asked.Wait()
-	return judge(m.manager.store.Snapshot(), servers, reports, time.Now()), nil
+	h := judge(m.manager.store.Snapshot(), servers, reports, time.Now())
+	if err := m.manager.mayChange(); err != nil {
+		h.Status, h.Reasons = httpapi.StatusNoQuorum, slices.Insert(h.Reasons, 0, err.Error())
+	}
+	return h, nil
 }
 
 // judge puts together what the managers said; who did not answer has nil.
 func judge(snap *store.Snapshot, servers []consensus.Server, reports []*selfReport, now time.Time) *httpapi.SwarmHealth {
 	h := &httpapi.SwarmHealth{Reasons: []string{}, Managers: []httpapi.ManagerHealth{}}
 	if s := snap.Swarm(); s != nil {
-		h.Epoch = s.Epoch
+		h.Epoch = cluster.EpochNumber(s.Epoch)
 	}
 	var newest uint64
 	says := map[string]int{} // how many say who leads

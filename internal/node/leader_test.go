@@ -22,7 +22,12 @@ import (
 // foundGroup makes a swarm of three managers; the first leads.
 func foundGroup(t *testing.T) []*testManager {
 	t.Helper()
-	all := []*testManager{foundSwarm(t)}
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	all := []*testManager{foundSwarmAt(t, first.Addr().String())}
 	ca, _ := store.Get[*cluster.Authority](all[0].store.Snapshot(), cluster.SingletonID)
 	for _, id := range []string{"m2", "m3"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")

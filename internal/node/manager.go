@@ -45,19 +45,20 @@ type manager struct {
 	dispatch *dispatch.Server
 	peers    *peers
 	runner   atomic.Pointer[reconcile.Runner] // nil while another manager leads
+	cut      cutOff
 }
 
 // openManager opens the port and the log. Nothing is served before run.
 func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, error) {
 	n.certifyAlone(dir, st, id)
-	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.log)}
+	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.log), cut: newCutOff()}
 	m.dispatch = dispatch.New(dispatch.Config{
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
 	})
 	var err error
 	m.server, err = link.NewServer(link.ServerConfig{
 		ListenAddr: st.ListenAddr, AdvertiseAddr: st.AdvertiseAddr, Identity: id, Handler: m.routes(n), Join: m.joinRoutes(),
-		Admit: m.admit, Epoch: m.epoch, Log: n.log,
+		Admit: m.admit, Epoch: m.epoch, OnSuperseded: m.superseded, Log: n.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the swarm's port %s: %w", st.ListenAddr, err)
@@ -112,9 +113,14 @@ func (m *manager) lead(ctx context.Context) error {
 				return nil
 			}
 			m.log.Info("leadership of the swarm", "node", m.st.NodeID, "leading", leading)
-			if leading {
+			if leading && m.cut.by() == nil {
 				stop = m.startPlanning(ctx)
 			}
+		case <-m.cut.off:
+			if stop != nil {
+				stop()
+			}
+			return nil // this membership plans no more
 		}
 	}
 }

@@ -318,5 +318,8 @@ func (n *Node) swarmInfo() swarm.Info {
 	if _, _, ok := m.manager.cons.Leader(); !ok && info.Error == "" {
 		info.Error = control.NoLeader
 	}
+	if err := m.manager.mayChange(); err != nil {
+		info.Error = err.Error()
+	}
 	return info
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"time"
@@ -166,7 +167,7 @@ func beginEpoch(tx *store.Tx, manager string) error {
 		return errors.New("the records have no swarm's settings")
 	}
 	s := old.Clone().(*cluster.Swarm)
-	s.Epoch++
+	s.Epoch = cluster.NextEpoch(s.Epoch, rand.Uint32())
 	tx.Write(store.PutState(s))
 	for node := range store.List[*cluster.Node](tx.Snapshot) {
 		if node.ID == manager || node.Spec.Role != swarm.NodeRoleManager && node.ManagerStatus == nil {
@@ -187,29 +188,42 @@ func (m *manager) epoch() uint64 {
 	return 0
 }
 
-// lookForSuccessor asks, while this manager hears of no leader, whether the swarm goes on without it: where another
-// manager was made a swarm of its own, this node is a worker there, and becomes one with all its tasks.
+// lookForSuccessor asks whether the swarm goes on without this manager: while this one hears of no leader, and when another
+// manager has said so. Where another manager was made a swarm of its own, this node is a worker there, and becomes one with
+// all its tasks.
 func (m *member) lookForSuccessor(ctx context.Context, n *Node) error {
-	for {
-		if m.manager.waitLeader(ctx, successorAfter) {
+	for ctx.Err() == nil {
+		cut := m.manager.cut.by()
+		if cut == nil && m.manager.waitLeader(ctx, successorAfter) {
 			m.judge(n, nil)
 			select {
 			case <-time.After(successorAfter):
+			case <-m.manager.cut.off:
 			case <-ctx.Done():
 			}
-		} else if ctx.Err() == nil && n.member.Load() == m && m.changing.CompareAndSwap(false, true) {
+			continue
+		}
+		if ctx.Err() == nil && n.member.Load() == m && m.changing.CompareAndSwap(false, true) {
+			ask := m.askAny
+			if cut != nil {
+				ask = m.askAt(cut.addr) // others of the past would say that all is well
+			}
 			// Not as part of this membership, which it would end.
 			n.run(func(ctx context.Context) error {
 				defer m.changing.Store(false)
-				if err := n.changeRole(ctx, m, swarm.NodeRoleWorker); err != nil {
+				if err := n.changeRole(ctx, m, swarm.NodeRoleWorker, ask); err != nil {
 					m.judge(n, err)
 					n.log.Debug("no manager says that the swarm goes on without this one", "node", m.st.NodeID, "error", err)
 				}
 				return nil
 			})
 		}
-		if ctx.Err() != nil {
-			return nil
+		if cut != nil {
+			select {
+			case <-time.After(roleAgain):
+			case <-ctx.Done():
+			}
 		}
 	}
+	return nil
 }

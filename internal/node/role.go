@@ -80,7 +80,7 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 		case <-ctx.Done():
 			return nil
 		}
-		role, err := m.renew(ctx)
+		role, err := m.renew(ctx, m.askAny)
 		if err != nil && m.manager != nil && pki.ValidAt(m.identity.Get(), time.Now()) != nil {
 			role, err = m.renewAlone()
 		}
@@ -98,7 +98,7 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 }
 
 // renew gets a new certificate and uses it from the next connection on. It returns the role that it says.
-func (m *member) renew(ctx context.Context) (swarm.NodeRole, error) {
+func (m *member) renew(ctx context.Context, ask asker) (swarm.NodeRole, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
 	m.renewing.Lock()
@@ -108,7 +108,7 @@ func (m *member) renew(ctx context.Context) (swarm.NodeRole, error) {
 		return "", err
 	}
 	var resp renewResponse
-	if err := m.askAny(ctx, pathRenew, renewRequest{CSR: csr}, &resp); err != nil {
+	if err := ask(ctx, pathRenew, renewRequest{CSR: csr}, &resp); err != nil {
 		return "", err
 	}
 	return m.use(key, &resp)
@@ -130,6 +130,20 @@ func (m *member) use(key []byte, resp *renewResponse) (swarm.NodeRole, error) {
 		return "", err
 	}
 	return id.Role, nil
+}
+
+// asker asks some manager.
+type asker func(ctx context.Context, path string, in, out any) error
+
+// askAt asks the manager at an address.
+func (m *member) askAt(addr string) asker {
+	return func(ctx context.Context, path string, in, out any) error {
+		l, err := m.manager.peers.to(ctx, addr)
+		if err != nil {
+			return err
+		}
+		return post(ctx, l.Client(), path, in, out)
+	}
 }
 
 // askAny asks the managers one after the other: a worker the one that its agent is connected to, a manager the others
@@ -183,7 +197,7 @@ func (m *member) onRole(n *Node) func(swarm.NodeRole) {
 		n.run(func(ctx context.Context) error {
 			defer m.changing.Store(false)
 			for *m.want.Load() != m.st.Role {
-				err := n.changeRole(ctx, m, *m.want.Load())
+				err := n.changeRole(ctx, m, *m.want.Load(), m.askAny)
 				if err == nil || ctx.Err() != nil {
 					return nil
 				}
@@ -203,8 +217,8 @@ func (m *member) onRole(n *Node) func(swarm.NodeRole) {
 
 // changeRole makes a worker a manager, or the reverse, without stopping a task: the membership is ended and begun again
 // with a certificate of the new role.
-func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole) error {
-	role, err := m.renew(ctx)
+func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole, ask asker) error {
+	role, err := m.renew(ctx, ask)
 	if err != nil {
 		return fmt.Errorf("getting a certificate: %w", err)
 	}

@@ -1,7 +1,8 @@
 // Package reap deletes what has served its time: tasks that were to be removed and have ended, old tasks beyond the
-// history that the swarm keeps, and the claims of slots that have no task left.
+// history that the swarm keeps, the claims of slots that have no task left, and the marks of removed nodes whose certificates
+// are over.
 //
-// It owns the deletion of tasks and slot claims, and the last status of a task that nobody else can report on: one
+// It owns the deletion of tasks, slot claims and those marks, and the last status of a task that nobody else can report on: one
 // that never had a node, or whose node is gone. It never decides that a task shall end.
 package reap
 
@@ -21,7 +22,7 @@ import (
 // defaultHistory is how many ended tasks of a slot are kept in a swarm that does not say; Swarm's.
 const defaultHistory = 5
 
-// Planner plans the tasks of one service a key; the key is the service's ID.
+// Planner plans the tasks of one service a key; the key is the service's ID. The mark of a removed node is a key, too.
 type Planner struct{}
 
 var _ reconcile.Planner = Planner{}
@@ -44,6 +45,9 @@ func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 		}
 		return []reconcile.Key{reconcile.Key(t.ServiceID)}
 	case cluster.KindClaim:
+		if strings.HasPrefix(e.ID, removedPrefix) && e.Old == nil {
+			return []reconcile.Key{reconcile.Key(e.ID)}
+		}
 		if rest, ok := strings.CutPrefix(e.ID, slotPrefix("")); ok && e.Old != nil && e.New != nil {
 			id, _, _ := strings.Cut(rest, "/")
 			return []reconcile.Key{reconcile.Key(id)}
@@ -94,7 +98,26 @@ func (Planner) AllKeys(snap *store.Snapshot) []reconcile.Key {
 		id, _, _ := strings.Cut(strings.TrimPrefix(c.ID, slotPrefix("")), "/")
 		add(id)
 	}
+	for c := range store.Prefix[*cluster.Claim](snap, removedPrefix) {
+		add(c.ID)
+	}
 	return keys
+}
+
+// removedPrefix is what the IDs of the marks of removed nodes begin with; each is a key of its own.
+var removedPrefix = cluster.ClaimRemoved("")
+
+// removed deletes the mark of a removed node when no certificate of it can be valid any more.
+func removed(snap *store.Snapshot, id string, env reconcile.Env) reconcile.Plan {
+	c, ok := store.Get[*cluster.Claim](snap, id)
+	s := snap.Swarm()
+	if !ok || s == nil {
+		return reconcile.Plan{}
+	}
+	if over := s.CertsOver(c.CreatedAt); env.Now.Before(over) {
+		return reconcile.Plan{Again: over}
+	}
+	return reconcile.Plan{Groups: []store.Group{{Why: "the removed node's certificates are over", Changes: []store.Change{store.Delete(c)}}}}
 }
 
 // slotPrefix is what the IDs of a service's slot claims begin with; of all of them, for "".
@@ -124,6 +147,9 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 	id := string(key)
 	if id == "" {
 		return reconcile.Plan{}
+	}
+	if strings.HasPrefix(id, removedPrefix) {
+		return removed(snap, id, env)
 	}
 	r := &reaper{snap: snap, env: env, keep: history(snap.Swarm()), gone: map[string]bool{}}
 	if svc, ok := store.Get[*cluster.Service](snap, id); ok && updating(svc) && r.keep == 0 {

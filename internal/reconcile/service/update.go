@@ -107,7 +107,10 @@ func (pl *plan) fail(c swarm.UpdateConfig, t *cluster.Task) {
 	prev := pl.svc.PreviousSpec
 	switch {
 	case pl.back():
-		st.State, st.Message = swarm.UpdateStateRollbackPaused, "rollback paused "+why
+		st.State, st.Message = swarm.UpdateStateRollbackPaused, "update paused "+why // Swarm's words for this, too
+		if c.FailureAction == swarm.UpdateFailureActionRollback {
+			st.Message = "rollback paused " + why // which is not rolled back
+		}
 	case c.FailureAction == swarm.UpdateFailureActionRollback && prev != nil && !reflect.DeepEqual(prev.TaskTemplate, pl.svc.Spec.TaskTemplate):
 		svc := pl.svc.Clone().(*cluster.Service)
 		// The ports stay as they are: they are claimed, and others may have claimed the old ones since.
