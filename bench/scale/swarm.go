@@ -108,6 +108,7 @@ func (layer) Dial(a raft.ServerAddress, d time.Duration) (net.Conn, error) {
 // LastHeard, LeaderSince and Applied are reconcile.Observed: every node is there and up to date.
 func (p *planning) LastHeard(string) (time.Time, bool) { return p.store.Now(), true }
 func (p *planning) LeaderSince() time.Time             { return p.store.Now().Add(-time.Hour) }
+func (p *planning) Usage(string) (cluster.Usage, bool) { return cluster.Usage{}, false }
 func (p *planning) Applied(string) uint64              { return p.store.Index() }
 
 func (p *planning) id() string { return cluster.NewID() }

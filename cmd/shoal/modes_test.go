@@ -130,6 +130,7 @@ type toyObserved struct{ s *store.Store }
 
 func (o toyObserved) LastHeard(string) (time.Time, bool) { return o.s.Now(), true }
 func (o toyObserved) LeaderSince() time.Time             { return time.Time{} }
+func (o toyObserved) Usage(string) (cluster.Usage, bool) { return cluster.Usage{}, false }
 func (o toyObserved) Applied(string) uint64              { return o.s.Index() }
 
 // toyNodes does what tasks want: those of jobs end well after a moment, unless their command is false.

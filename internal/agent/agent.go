@@ -35,6 +35,7 @@ type Engine interface {
 	Stop(ctx context.Context, name string, o engine.StopOptions) error
 	Purge(ctx context.Context, name string, force bool) error
 	Wait(ctx context.Context, name string, c container.WaitCondition) (<-chan engine.WaitResult, error)
+	Stats(ctx context.Context, name string) (*container.StatsResponse, error)
 	WaitHealth(ctx context.Context, name string, known container.HealthStatus) (container.HealthStatus, error)
 	Inspect(ctx context.Context, name string) (*container.InspectResponse, error)
 	List(ctx context.Context, o engine.ListOptions) ([]container.Summary, error)
@@ -95,7 +96,8 @@ type Agent struct {
 	out   outbox
 	net   applier
 	vault vault
-	off   atomic.Bool  // the clock is too far from the managers'
+	off   atomic.Bool // the clock is too far from the managers'
+	meter meter
 	calm  atomic.Int64 // refused heartbeats in a row after which another manager is tried
 
 	life context.Context // of the tasks: that of Run

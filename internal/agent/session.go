@@ -125,9 +125,10 @@ func (a *Agent) session(ctx context.Context) error {
 		if first {
 			a.log.Info("session with a manager", "version", f.Version, "tasks", len(f.Tasks))
 			helpers.Go(func() { a.out.send(ctx, s.RoundTripper, a.cfg.NodeID, a.log) })
+			helpers.Go(func() { a.measure(ctx, s.RoundTripper) })
 			helpers.Go(func() { a.heartbeats(ctx, s.RoundTripper, period, beat, end) })
 			helpers.Go(func() {
-				a.reportDisk(ctx, s.RoundTripper, &protocol.Facts{Description: node, Addr: a.cfg.Addr, DiskFull: full})
+				a.reportDisk(ctx, s.RoundTripper, &protocol.Facts{Description: node, Addr: a.cfg.Addr, Level: cluster.Level, DiskFull: full})
 			})
 		}
 	}
@@ -180,6 +181,7 @@ func (a *Agent) heartbeats(ctx context.Context, rt http.RoundTripper, period tim
 			a.calm.Store(patience)
 			a.compareClock(sent, time.Now(), want.Clock)
 			a.cfg.OnRole(want.Role)
+			a.meter.set(want.Measure)
 			if want.Certificate != nil {
 				a.cfg.OnCertificate(*want.Certificate)
 			}

@@ -43,7 +43,7 @@ type Node struct {
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
-// JobStatus, Schedule and Rebalancing are state.
+// JobStatus, Schedule, Rebalancing and Scale are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
@@ -51,6 +51,8 @@ type Service struct {
 	Schedule *ScheduleStatus `json:",omitempty"`
 	// Rebalancing says that a user asked for the service's tasks to be moved until that improves their spread no more.
 	Rebalancing bool `json:",omitempty"`
+	// Scale is what autoscaling made of its replicas; nil: nothing yet. See [Service.Replicas].
+	Scale *ScaleStatus `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -157,10 +159,11 @@ func (n *Node) MergeState(from Object) {
 	n.Level, n.Description, n.Status, n.ManagerStatus, n.DiskFull = f.Level, f.Description, f.Status, f.ManagerStatus, f.DiskFull
 }
 
-// MergeState takes the endpoint, the update status, the job status, how far the schedule is and whether it is being rebalanced.
+// MergeState takes the endpoint, the update status, the job status, how far the schedule is, whether it is being rebalanced
+// and how it is scaled.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Rebalancing = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Rebalancing
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Rebalancing, s.Scale = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Rebalancing, f.Scale
 }
 
 // MergeState takes the status and since when it holds.

@@ -24,8 +24,8 @@ func statusOf(snap *store.Snapshot, s *cluster.Service) *swarm.ServiceStatus {
 	st := &swarm.ServiceStatus{}
 	m := s.Spec.Mode
 	switch {
-	case m.Replicated != nil && m.Replicated.Replicas != nil:
-		st.DesiredTasks = *m.Replicated.Replicas
+	case m.Replicated != nil:
+		st.DesiredTasks = s.Replicas()
 	case m.ReplicatedJob != nil && m.ReplicatedJob.MaxConcurrent != nil:
 		st.DesiredTasks = *m.ReplicatedJob.MaxConcurrent
 	}

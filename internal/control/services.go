@@ -38,6 +38,7 @@ func (c *Control) Services(ctx context.Context, f map[string][]string, status bo
 			continue
 		}
 		api := s.Service // shares what its fields refer to: a list is only written out
+		showReplicas(&api, s)
 		if status {
 			api.ServiceStatus = statusOf(snap, s)
 		}
@@ -57,6 +58,7 @@ func (c *Control) Service(ctx context.Context, ref string, insertDefaults bool) 
 		return nil, err
 	}
 	out := s.Clone().(*cluster.Service).Service
+	showReplicas(&out, s)
 	if insertDefaults {
 		setDefaults(&out.Spec)
 	}
@@ -235,7 +237,10 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 			out.Warnings = append(out.Warnings, err.Error())
 		}
 	}
+	var warnings []string // of the last try
+	defer func() { out.Warnings = append(out.Warnings, warnings...) }()
 	return out, m.update(ctx, func(tx *store.Tx) error {
+		warnings = nil
 		old, err := find(tx.Snapshot, "service", ref, serviceName)
 		if err != nil {
 			return err
@@ -262,6 +267,11 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 			s.UpdateStatus = nil
 			if runsNow(&old.Spec, &s.Spec) {
 				runAgain(s, m.Store.Now())
+			}
+		}
+		if !back {
+			if w := rescale(s, old, m.Store.Now()); w != "" {
+				warnings = append(warnings, w)
 			}
 		}
 		if s.Spec.Name != old.Spec.Name {

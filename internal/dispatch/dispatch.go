@@ -45,6 +45,7 @@ type Server struct {
 	log  *slog.Logger
 	live liveness
 	in   reports
+	use  usage
 
 	mu       sync.Mutex          // guards what follows
 	view     *view               // nil before Run
@@ -82,6 +83,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+protocol.PathStatus, s.serveStatus)
 	mux.HandleFunc("POST "+protocol.PathHeartbeat, s.serveHeartbeat)
 	mux.HandleFunc("POST "+protocol.PathHeard, s.serveHeard)
+	mux.HandleFunc("POST "+protocol.PathUsage, s.serveUsage)
 	return mux
 }
 

@@ -167,7 +167,9 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, errors.New("this manager does not reach the leader of the swarm"))
 		return
 	}
-	b, err := store.Marshal(protocol.HeartbeatResponse{Role: node.Spec.Role, Certificate: s.certificate(snap, node), Clock: time.Now()})
+	b, err := store.Marshal(protocol.HeartbeatResponse{
+		Role: node.Spec.Role, Certificate: s.certificate(snap, node), Clock: time.Now(), Measure: s.measured(snap, peer.NodeID),
+	})
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return

@@ -68,11 +68,16 @@ func (a *api) runService(c *call) error {
 // shownService is a service with what Docker's has no field for; clients show what they do not know, too.
 type shownService struct {
 	*swarm.Service
-	Schedule *JobSchedule `json:",omitempty"`
+	Schedule  *JobSchedule  `json:",omitempty"`
+	Autoscale *ServiceScale `json:",omitempty"`
 }
 
 // shown adds to a service what its labels say that there is.
 func (a *api) shown(ctx context.Context, s *swarm.Service) (any, error) {
+	if a.Scheduler != nil && cluster.Autoscales(&s.Spec) {
+		scale, err := a.Scheduler.Autoscale(ctx, s.ID)
+		return shownService{Service: s, Autoscale: scale}, err
+	}
 	if a.Jobs == nil || !cluster.Scheduled(&s.Spec) {
 		return s, nil
 	}

@@ -48,3 +48,32 @@ func TestJobs(t *testing.T) {
 		t.Errorf("a service without: %s", w.Body)
 	}
 }
+
+func TestAutoscale(t *testing.T) {
+	sw := apitest.NewSwarm()
+	h := handler(apitest.NewEngine(), sw)
+	sw.Active = true
+	web, other := swarm.Service{ID: "webid"}, swarm.Service{ID: "otherid"}
+	web.Spec.Name, other.Spec.Name = "web", "other"
+	web.Spec.Labels = map[string]string{"shoal.autoscale.max": "5", "shoal.autoscale.cpu": "50"}
+	web.Spec.TaskTemplate.Resources = &swarm.ResourceRequirements{Limits: &swarm.Limit{NanoCPUs: 1e9}}
+	sw.ByName["web"], sw.ByName["other"] = web, other
+	for _, c := range []struct {
+		name, path string
+		status     int
+		want       string
+	}{
+		{"one", "/shoal/v1/services/web/autoscale", 200, `"Why":"cpu 50% of 50%: 3 wanted"`},
+		{"its decisions", "/shoal/v1/services/web/autoscale", 200, `"From":1,"To":3,"Reason":"cpu 150% of 50%: 3 wanted"`},
+		{"one by hand", "/shoal/v1/services/other/autoscale", 400, "service other is scaled by hand (it has no label shoal.autoscale.max)"},
+		{"one that is not there", "/shoal/v1/services/nope/autoscale", 404, "service nope not found"},
+		{"inspect shows it", "/services/web", 200, `"Autoscale":{"ServiceID":"webid"`},
+	} {
+		if w := ask(t, h, "GET", c.path, "", ""); w.Code != c.status || !strings.Contains(w.Body.String(), c.want) {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
+		}
+	}
+	if w := ask(t, httpapi.New(httpapi.Config{}), "GET", "/shoal/v1/services/web/autoscale", "", ""); w.Code != 501 {
+		t.Errorf("without a backend: %d", w.Code)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/engine"
@@ -106,7 +105,10 @@ func (a attributes) ofNode(old, now *cluster.Node) {
 func (a attributes) ofService(old, now *cluster.Service) {
 	a.changed("image", image(old), image(now))
 	if o, n := old.Spec.Mode.Replicated, now.Spec.Mode.Replicated; o != nil && n != nil {
-		a.changed("replicas", replicas(o), replicas(n))
+		a.changed("replicas", strconv.FormatUint(old.Replicas(), 10), strconv.FormatUint(now.Replicas(), 10))
+		if st := now.Scale; st != nil && len(st.Decisions) > 0 && old.Replicas() != now.Replicas() {
+			a["reason"] = st.Decisions[len(st.Decisions)-1].Reason
+		}
 	}
 	if now.UpdateStatus == nil {
 		return
@@ -123,11 +125,4 @@ func image(s *cluster.Service) string {
 		return c.Image
 	}
 	return ""
-}
-
-func replicas(r *swarm.ReplicatedService) string {
-	if r.Replicas == nil {
-		return "1"
-	}
-	return strconv.FormatUint(*r.Replicas, 10)
 }

@@ -20,8 +20,12 @@ const leaderWait = 4 * time.Second
 
 var apiVersion = regexp.MustCompile(`^/v[0-9]+\.[0-9]+`)
 
-// changesSwarm says whether a request changes the swarm's records, which only the leader does.
+// changesSwarm says whether a request changes the swarm's records, which only the leader does, or asks for what only the
+// leader knows.
 func changesSwarm(r *http.Request) bool {
+	if r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/shoal/v1/services/") && strings.HasSuffix(r.URL.Path, "/autoscale") {
+		return true
+	}
 	if r.Method != http.MethodPost && r.Method != http.MethodDelete && r.Method != http.MethodPut {
 		return false
 	}

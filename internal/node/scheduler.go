@@ -7,6 +7,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/reconcile/autoscale"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/store"
 )
@@ -33,4 +34,32 @@ func (n *Node) Explain(ctx context.Context, ref string) (*cluster.Explanation, e
 // Rebalance is for httpapi's Scheduler.
 func (n *Node) Rebalance(ctx context.Context, ref string) error {
 	return n.control.RebalanceService(ctx, ref)
+}
+
+// Autoscale is how a service is scaled by its usage; what usage says now is known to the leader.
+func (n *Node) Autoscale(ctx context.Context, ref string) (*control.ServiceScale, error) {
+	found, err := n.control.Service(ctx, ref, false)
+	if err != nil {
+		return nil, err
+	}
+	m := n.manager()
+	if m == nil {
+		return nil, errdefs.ErrUnavailable.WithMessage(control.NotManager)
+	}
+	svc, ok := store.Get[*cluster.Service](m.store.Snapshot(), found.ID)
+	if !ok {
+		return nil, errdefs.ErrNotFound.WithMessage("service " + ref + " not found")
+	}
+	out, err := control.ScaleOf(svc)
+	if err != nil {
+		return nil, err
+	}
+	if r := m.runner.Load(); r != nil {
+		for _, why := range r.Reasons() {
+			if why.Planner == (autoscale.Planner{}).Name() && string(why.Key) == svc.ID {
+				out.Why = why.Text
+			}
+		}
+	}
+	return out, nil
 }

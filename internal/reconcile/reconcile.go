@@ -9,6 +9,7 @@ package reconcile
 import (
 	"time"
 
+	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/store"
 )
 
@@ -48,6 +49,9 @@ type Observed interface {
 	LeaderSince() time.Time
 	// Applied is the store version that the node's kernel holds; 0 if it is not known.
 	Applied(nodeID string) uint64
+	// Usage is what a task used lately, as its node said. ok is false if that is not known; only tasks of services that
+	// are scaled by it are measured.
+	Usage(taskID string) (u cluster.Usage, ok bool)
 }
 
 // Clocks is what an [Observed] may know besides: how far a node's clock is ahead of that of the manager that hears it, 0

@@ -149,7 +149,7 @@ func (tr *truth) stopped(snap, after *store.Snapshot, t *cluster.Task) {
 				slots[o.Slot] = true
 			}
 		}
-		if uint64(len(slots)) > *svc.Spec.Mode.Replicated.Replicas && t.DesiredState == swarm.TaskStateRemove {
+		if uint64(len(slots)) > svc.Replicas() && t.DesiredState == swarm.TaskStateRemove {
 			return
 		}
 	}

@@ -26,7 +26,7 @@ func (w *world) mode(s *cluster.Service) string {
 		return "--mode global-job" + w.schedule(s)
 	}
 	s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: &n}
-	return fmt.Sprintf("--replicas %d", n)
+	return fmt.Sprintf("--replicas %d", n) + w.autoscale(s)
 }
 
 // again makes an updated service's next run, if it is a job; of one that has a schedule by force only.
@@ -206,8 +206,8 @@ func unsettledMode(snap *store.Snapshot, s *cluster.Service) string {
 	m := s.Spec.Mode
 	switch {
 	case m.Replicated != nil:
-		if uint64(len(slots)) != *m.Replicated.Replicas {
-			return fmt.Sprintf("service %s has %d slots, not %d", s.ID, len(slots), *m.Replicated.Replicas)
+		if uint64(len(slots)) != s.Replicas() {
+			return fmt.Sprintf("service %s has %d slots, not %d", s.ID, len(slots), s.Replicas())
 		}
 		return ""
 	case m.ReplicatedJob != nil:

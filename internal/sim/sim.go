@@ -15,6 +15,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/authority"
+	"shoal.dev/shoal/internal/reconcile/autoscale"
 	"shoal.dev/shoal/internal/reconcile/level"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
@@ -38,7 +39,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart
@@ -76,6 +77,8 @@ type Stats struct {
 	Moved int
 	// Scheduled counts runs that schedules began, Skipped times that they passed over.
 	Scheduled, Skipped int
+	// Scaled counts changes of the number of replicas that usage asked for.
+	Scaled int
 }
 
 // Add adds another run's counts.
@@ -94,6 +97,7 @@ func (s *Stats) Add(o Stats) {
 	s.Moved += o.Moved
 	s.Scheduled += o.Scheduled
 	s.Skipped += o.Skipped
+	s.Scaled += o.Scaled
 }
 
 // Run is one run. Its error is a *Failure.
@@ -191,7 +195,8 @@ func (w *world) heal() {
 
 // settle lets the swarm come to rest and checks that it is what its users want.
 func (w *world) settle() {
-	deadline := time.Now().Add(settleTime)
+	begun := time.Now()
+	deadline := begun.Add(settleTime)
 	var why string
 	for time.Now().Before(deadline) {
 		w.plan()
@@ -199,7 +204,10 @@ func (w *world) settle() {
 			a.step()
 		}
 		w.plan()
-		if why = w.unsettled(); why == "" {
+		if why = w.unsettled(); why == "" && time.Since(begun) < scaleTime && w.autoscales() {
+			why = "usage may still ask for another number of replicas"
+		}
+		if why == "" {
 			break
 		}
 		w.sleep(200)

@@ -230,6 +230,7 @@ func (tr *truth) service(before *store.Snapshot, e store.Event) {
 	s, _ := e.New.(*cluster.Service)
 	if s != nil {
 		tr.run(before, old, s)
+		tr.scaled(old, s)
 	}
 	if s == nil || s.UpdateStatus == nil || old != nil && old.UpdateStatus != nil && old.UpdateStatus.State == s.UpdateStatus.State {
 		return

@@ -72,6 +72,8 @@ func (w *world) user() {
 	}
 	n := nodes[w.rng.IntN(len(nodes))]
 	switch k := w.rng.IntN(20); {
+	case len(services) > 0 && w.faults && w.rng.IntN(4) == 0:
+		w.load(services[w.rng.IntN(len(services))].ID)
 	case len(services) == 0 || k < 5 && len(services) < 6:
 		w.createService()
 	case k < 9:
@@ -136,7 +138,7 @@ func (w *world) createService() {
 	case 2:
 		t.Placement.Preferences = []swarm.PlacementPreference{{Spread: &swarm.SpreadOver{SpreadDescriptor: "node.labels.zone"}}}
 	}
-	if w.rng.IntN(2) == 0 {
+	if w.rng.IntN(2) == 0 && t.Resources == nil {
 		t.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: int64(1+w.rng.IntN(3)) * 5e8}}
 	}
 	if t.Resources != nil && w.rng.IntN(4) == 0 {
@@ -188,6 +190,14 @@ func (w *world) scale(id string, n uint64, rival bool) {
 		switch m := &c.Spec.Mode; {
 		case m.Replicated != nil:
 			m.Replicated.Replicas = &n
+			switch {
+			case c.Scale == nil:
+			case n == 0:
+				c.Scale = nil
+			default:
+				a, _ := cluster.AutoscaleOf(&c.Spec)
+				c.Scale.Decide(min(max(n, a.Min), a.Max), w.leader.store.Now(), "scaled by hand")
+			}
 		case m.ReplicatedJob != nil:
 			m.ReplicatedJob.TotalCompletions = &n
 		default:

@@ -29,6 +29,7 @@ type world struct {
 	lates    [][]byte // those that will still come
 	truth    *truth
 	faults   bool
+	loads    map[string]int64 // by service, what its tasks together use of a billionth of a CPU
 	ids      int
 	trace    []string
 	stats    Stats
@@ -242,7 +243,7 @@ func (w *world) update(what string, fn func(*store.Tx) error) bool {
 	return err == nil
 }
 
-// LastHeard, LeaderSince and Applied are the manager's Observed.
+// LastHeard, LeaderSince, Applied and Usage are the manager's Observed.
 func (m *manager) LastHeard(id string) (time.Time, bool) {
 	t, ok := m.heard[id]
 	return t, ok
@@ -251,6 +252,9 @@ func (m *manager) LastHeard(id string) (time.Time, bool) {
 func (m *manager) LeaderSince() time.Time { return m.since }
 
 func (m *manager) Applied(id string) uint64 { return m.appl[id] }
+
+// Usage is made up from the load of the task's service; see [world.usage].
+func (m *manager) Usage(id string) (cluster.Usage, bool) { return m.w.usage(m, id) }
 
 // snapshot is a consistent view of what is committed.
 func (w *world) snapshot() *store.Snapshot { return w.truth.store.Snapshot() }

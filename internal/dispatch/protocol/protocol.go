@@ -30,6 +30,7 @@ const (
 	PathStatus    = "/dispatch/v1/status"    // POST StatusRequest
 	PathHeartbeat = "/dispatch/v1/heartbeat" // POST HeartbeatRequest; the answer is a HeartbeatResponse
 	PathHeard     = "/dispatch/v1/heard"     // POST HeardRequest, from managers only
+	PathUsage     = "/dispatch/v1/usage"     // POST UsageRequest
 )
 
 // DefaultHeartbeat is the heartbeat period of a swarm whose settings have none.
@@ -207,6 +208,27 @@ type HeartbeatResponse struct {
 	Certificate *Certificate `json:",omitempty"`
 	// Clock is what the manager's clock says.
 	Clock time.Time `json:"Clock,omitzero"`
+	// Measure are the IDs of the services whose tasks the node is to measure, at most [MaxMeasured].
+	Measure []string `json:",omitempty"`
+}
+
+// MaxMeasured is the number of services that a node is told to measure.
+const MaxMeasured = 1000
+
+// UsageRequest says what tasks of a node used lately. A manager passes it on to the leader.
+type UsageRequest struct {
+	NodeID    string
+	Tasks     []TaskUsage
+	Forwarded bool `json:",omitempty"`
+}
+
+// TaskUsage is what one task used.
+type TaskUsage struct {
+	TaskID string
+	// NanoCPUs is in billionths of a CPU, on average over the last seconds.
+	NanoCPUs int64
+	// MemoryBytes is without what the kernel can take back at once.
+	MemoryBytes int64
 }
 
 // HeardRequest says whom a manager hears.
@@ -315,6 +337,9 @@ func Post(ctx context.Context, rt http.RoundTripper, path string, msg any) error
 	return errors.Join(err, resp.Body.Close())
 }
 
+// maxBeat is the largest answer to a heartbeat in bytes: the IDs of [MaxMeasured] services and room to spare.
+const maxBeat = 64 << 10
+
 // Beat sends a heartbeat.
 func Beat(ctx context.Context, rt http.RoundTripper, req HeartbeatRequest) (HeartbeatResponse, error) {
 	var out HeartbeatResponse
@@ -322,7 +347,7 @@ func Beat(ctx context.Context, rt http.RoundTripper, req HeartbeatRequest) (Hear
 	if err != nil {
 		return out, err
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxBeat))
 	if err = errors.Join(err, resp.Body.Close()); err != nil || len(b) == 0 { // a manager may have nothing to say
 		return out, err
 	}

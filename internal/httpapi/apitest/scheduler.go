@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/httpapi"
 )
 
 // Explain is of a service with a task on node1, one that waits, and some that failed; node2 is full.
@@ -52,4 +54,22 @@ func (f *Swarm) rebalancing(name string) bool {
 		f.Rebalances = slices.Delete(f.Rebalances, i, i+1)
 	}
 	return i >= 0
+}
+
+// Autoscale is of a service that has the label: it went from 1 replica to 3.
+func (f *Swarm) Autoscale(ctx context.Context, ref string) (*httpapi.ServiceScale, error) {
+	s, err := f.Service(ctx, ref, false)
+	if err != nil {
+		return nil, err
+	}
+	rec := &cluster.Service{Service: *s}
+	at := time.Unix(1700000000, 0).UTC()
+	rec.Scale = &cluster.ScaleStatus{Replicas: 1, Wanted: []cluster.ScalePoint{{At: at, Replicas: 3}}}
+	rec.Scale.Decide(3, at, "cpu 150% of 50%: 3 wanted")
+	out, err := control.ScaleOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	out.Why = "cpu 50% of 50%: 3 wanted"
+	return out, nil
 }

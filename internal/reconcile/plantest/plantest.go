@@ -24,13 +24,14 @@ type Swarm struct {
 	At     time.Time
 	Heard  map[string]time.Time
 	Leader time.Time
-	Holds  map[string]uint64 // version that a node's kernel holds
+	Holds  map[string]uint64        // version that a node's kernel holds
+	Uses   map[string]cluster.Usage // of tasks
 	ids    int
 }
 
 // New is an empty swarm.
 func New(t testing.TB) *Swarm {
-	s := &Swarm{TB: t, Store: store.New(), At: time.Now(), Heard: map[string]time.Time{}, Holds: map[string]uint64{}}
+	s := &Swarm{TB: t, Store: store.New(), At: time.Now(), Heard: map[string]time.Time{}, Holds: map[string]uint64{}, Uses: map[string]cluster.Usage{}}
 	s.Leader = s.At.Add(-time.Hour)
 	store.NewLocal(s.Store)
 	return s
@@ -39,10 +40,11 @@ func New(t testing.TB) *Swarm {
 // NewID counts.
 func (s *Swarm) NewID() string { s.ids++; return fmt.Sprintf("id%05d", s.ids) }
 
-// LastHeard, LeaderSince and Applied are reconcile.Observed.
+// LastHeard, LeaderSince, Applied and Usage are reconcile.Observed.
 func (s *Swarm) LastHeard(id string) (time.Time, bool) { t, ok := s.Heard[id]; return t, ok }
 func (s *Swarm) LeaderSince() time.Time                { return s.Leader }
 func (s *Swarm) Applied(id string) uint64              { return s.Holds[id] }
+func (s *Swarm) Usage(id string) (cluster.Usage, bool) { u, ok := s.Uses[id]; return u, ok }
 
 // Env is a planner's.
 func (s *Swarm) Env() reconcile.Env {

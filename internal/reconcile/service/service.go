@@ -43,7 +43,7 @@ func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 		old, _ := e.Old.(*cluster.Service)
 		svc, _ := e.New.(*cluster.Service)
 		if old != nil && svc != nil && old.Version == svc.Version && reflect.DeepEqual(old.UpdateStatus, svc.UpdateStatus) &&
-			reflect.DeepEqual(old.JobStatus, svc.JobStatus) {
+			reflect.DeepEqual(old.JobStatus, svc.JobStatus) && old.Replicas() == svc.Replicas() {
 			return nil // only its endpoint changed, or how far its schedule is
 		}
 		return []reconcile.Key{reconcile.Key(e.ID)}
@@ -138,10 +138,8 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 		pl.global()
 	case m.ReplicatedJob != nil:
 		pl.replicatedJob(m.ReplicatedJob)
-	case m.Replicated == nil || m.Replicated.Replicas == nil:
-		pl.scale(1)
 	default:
-		pl.scale(*m.Replicated.Replicas)
+		pl.scale(svc.Replicas())
 	}
 	return pl.out
 }

@@ -17,9 +17,21 @@ var labelled = []struct{ flag, label, kind, usage string }{
 	{"schedule-concurrency", labelSchedule + ".concurrency", "string", `What happens when a run is due while another works ("forbid", "replace") (default "forbid")`},
 	{"schedule-deadline", labelSchedule + ".deadline", "duration", `How late a run may begin (default "1h")`},
 	{"schedule-suspend", labelSchedule + ".suspend", "bool", "Suspend the schedule"},
+	{"autoscale-min", labelAutoscale + "min", "uint", "Fewest replicas of a service that is scaled by its usage (default 1)"},
+	{"autoscale-max", labelAutoscale + "max", "uint", "Most replicas; scales the service by its usage"},
+	{"autoscale-cpu", labelAutoscale + "cpu", "percent", "CPU to use on average, in percent of the reservation or else the limit"},
+	{"autoscale-memory", labelAutoscale + "memory", "percent", "Memory to use on average, in percent of the reservation or else the limit"},
+	{"autoscale-up-window", labelAutoscale + "up-window", "duration", `How long more replicas must be wanted (default "0s")`},
+	{"autoscale-down-window", labelAutoscale + "down-window", "duration", `How long fewer replicas must be wanted (default "5m")`},
+	{"autoscale-up-step", labelAutoscale + "up-step", "uint", "Most replicas to add at a time (default 4, or as many as there are)"},
+	{"autoscale-down-step", labelAutoscale + "down-step", "uint", "Most replicas to remove at a time (default any number)"},
+	{"autoscale-tolerance", labelAutoscale + "tolerance", "float", "Part by which usage may be off its target (default 0.1)"},
 }
 
-const labelSchedule = "shoal.schedule"
+const (
+	labelSchedule  = "shoal.schedule"
+	labelAutoscale = "shoal.autoscale."
+)
 
 // addLabelFlags gives `service create` and `service update` the flags.
 func addLabelFlags(cli command.Cli, c *cobra.Command) {

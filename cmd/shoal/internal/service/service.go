@@ -19,7 +19,7 @@ func AddCommands(root *cobra.Command, cli command.Cli) {
 					addLabelFlags(cli, child)
 				}
 			}
-			c.AddCommand(newScheduleCommand(cli), newRunCommand(cli), newExplainCommand(cli), newRebalanceCommand(cli))
+			c.AddCommand(newScheduleCommand(cli), newRunCommand(cli), newAutoscaleCommand(cli), newExplainCommand(cli), newRebalanceCommand(cli))
 		}
 	}
 }

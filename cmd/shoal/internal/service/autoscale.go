@@ -1,0 +1,105 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/cli/cli"
+	"github.com/docker/cli/cli/command"
+	"github.com/docker/cli/templates"
+	"github.com/spf13/cobra"
+
+	"shoal.dev/shoal/cmd/shoal/internal/daemon"
+)
+
+// maxScale is how many bytes of an answer are read: ten decisions are some 1,500.
+const maxScale = 1 << 20
+
+// serviceScale is what the daemon answers; its fields are documented in internal/control.
+type serviceScale struct {
+	ServiceID, ServiceName    string
+	Min, Max                  uint64
+	CPU, Memory, Tolerance    float64
+	UpWindow, DownWindow, Why string
+	Replicas, Wanted          uint64
+	ChangedAt                 time.Time
+	Decisions                 []struct {
+		At       time.Time
+		From, To uint64
+		Reason   string
+	}
+}
+
+func newAutoscaleCommand(dockerCLI command.Cli) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "autoscale [OPTIONS] SERVICE",
+		Short: "Show how a service is scaled by its usage",
+		Long: `Show how a service is scaled by its usage: bounds, targets, what usage asks for now and why, and the last changes of
+the number of replicas with their reasons.`,
+		Args: cli.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runAutoscale(cmd.Context(), dockerCLI, args[0], format)
+		},
+		Annotations:           daemon.OnManager(),
+		DisableFlagsInUseLine: true,
+	}
+	cmd.Flags().StringVar(&format, "format", "", "Format output using a custom template: 'json' or a Go template")
+	return cmd
+}
+
+func runAutoscale(ctx context.Context, dockerCLI command.Cli, name, format string) error {
+	body, err := read(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/autoscale", maxScale)
+	if err != nil {
+		return err
+	}
+	var s serviceScale
+	if err := json.Unmarshal(body, &s); err != nil {
+		return fmt.Errorf("reading the daemon's answer: %w", err)
+	}
+	var out bytes.Buffer
+	switch format {
+	case "":
+		s.print(&out)
+	case "json":
+		out.Write(append(bytes.TrimSpace(body), '\n'))
+	default:
+		tmpl, err := templates.Parse(format)
+		if err == nil {
+			err = tmpl.Execute(&out, s)
+		}
+		if err != nil {
+			return fmt.Errorf("template parsing error: %w", err)
+		}
+		out.WriteByte('\n')
+	}
+	_, err = dockerCLI.Out().Write(out.Bytes())
+	return err
+}
+
+func (s *serviceScale) print(w io.Writer) {
+	fmt.Fprintf(w, "Service:  %s\nReplicas: %d (from %d to %d)\n", s.ServiceName, s.Replicas, s.Min, s.Max)
+	for _, t := range []struct {
+		name    string
+		percent float64
+	}{{"CPU:     ", s.CPU}, {"Memory:  ", s.Memory}} {
+		if t.percent > 0 {
+			fmt.Fprintf(w, "%s to be %g%%\n", t.name, t.percent)
+		}
+	}
+	fmt.Fprintf(w, "Windows:  %s up, %s down\nNow:      %s\n\n", s.UpWindow, s.DownWindow, s.Why)
+	t := tabwriter.NewWriter(w, 6, 1, 3, ' ', 0)
+	fmt.Fprintln(t, "CHANGED\tFROM\tTO\tREASON")
+	for i := len(s.Decisions) - 1; i >= 0; i-- {
+		d := s.Decisions[i]
+		fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", stamp(d.At), d.From, d.To, d.Reason)
+	}
+	_ = t.Flush() // into memory
+}
