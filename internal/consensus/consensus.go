@@ -38,7 +38,9 @@ type Config struct {
 	SnapshotInterval uint64
 	// Tuning has the time-outs; zero fields have their defaults.
 	Tuning Tuning
-	Log    *slog.Logger
+	// Probe is told what happens to the log, if it is set: the simulator's.
+	Probe Probe
+	Log   *slog.Logger
 }
 
 // Consensus is this manager's part in the group. All methods are safe for concurrent use.
@@ -103,7 +105,8 @@ func Open(c Config) (_ *Consensus, err error) {
 		cfg: c, log: log, transport: newTransport(inner), logs: logs, snaps: snaps, leading: newLeadership(),
 		changing: make(chan struct{}, 1),
 	}
-	t.raft, err = raft.NewRaft(c.raftConfig(hlog, t.leading.notify), &fsm{c.Store}, logs, logs, snaps, t.transport)
+	disk, state := c.probed(logs)
+	t.raft, err = raft.NewRaft(c.raftConfig(hlog, t.leading.notify), state, disk, disk, snaps, t.transport)
 	if err != nil {
 		t.leading.close()
 		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), t.transport.Close())
