@@ -64,7 +64,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	if err != nil {
 		return nil, err
 	}
-	return pipeline{p}, nil
+	return newPipeline(p), nil
 }
 
 // RequestPreVote passes it on; both of raft's transports have it.
@@ -84,11 +84,53 @@ func (t *transport) Close() error {
 	return nil
 }
 
-type pipeline struct{ raft.AppendPipeline }
+// pipelineSlack is how many answers may wait for raft. Raft stops sending at the first look after it stopped reading, so
+// it is far more than ever wait.
+const pipelineSlack = 64
 
-func (p pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+// pipeline takes what members answer off raft's hands. In raft 1.8 each answer waits until it is read, a message waits
+// until the one before it was answered, and raft stops reading at an answer that is no success: with messages under way
+// at that moment nothing would go to the member any more until the leader changes, and the leader would not stop.
+type pipeline struct {
+	raft.AppendPipeline
+	answers chan raft.AppendFuture
+	closed  chan struct{}
+	once    sync.Once
+}
+
+func newPipeline(inner raft.AppendPipeline) *pipeline {
+	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture, pipelineSlack), closed: make(chan struct{})}
+	go p.collect()
+	return p
+}
+
+func (p *pipeline) collect() {
+	for {
+		select {
+		case a := <-p.AppendPipeline.Consumer():
+			select {
+			case p.answers <- a:
+			case <-p.closed:
+				return
+			}
+		case <-p.closed:
+			return
+		}
+	}
+}
+
+func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	bound(args)
 	return p.AppendPipeline.AppendEntries(args, resp)
+}
+
+// Consumer delivers the answers.
+func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.answers }
+
+// Close ends it.
+func (p *pipeline) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return p.AppendPipeline.Close()
 }
 
 // bound leaves out the last entries of a message that is too large. Raft looks at the request afterwards to see how far it went, so

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -43,7 +42,7 @@ type Node struct {
 	control *control.Control
 	api     http.Handler // the Engine API without forwarding
 
-	mu     sync.Mutex // held while the membership changes
+	mu     longLock // held while the membership changes
 	run    func(func(context.Context) error)
 	member atomic.Pointer[member] // nil: in no swarm
 }

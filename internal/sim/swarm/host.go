@@ -29,19 +29,20 @@ import (
 
 // host is a machine: its disk, its containers and, while it runs, its daemon.
 type host struct {
-	w      *world
-	name   string
-	ip     string
+	w    *world
+	name string
+	ip   string
+
+	mu     sync.Mutex
 	disk   string // the folder of its data, another one after each crash
 	disks  int
-	engine *enginefake.Engine
+	engine *enginefake.Engine // nil without power
 	kernel *networkfake.Network
-
 	nodeID string // in the swarm; "" before it is in one
+	life   *life  // nil while the daemon is down
+	last   *life  // the latest
 	retire bool   // it belongs to a history that was cut: its log is not compared any more
 
-	mu   sync.Mutex
-	life *life // nil while the daemon is down
 	// crashAt is the number of writes to the disk after which the host crashes; 0 is never.
 	crashAt atomic.Int64
 	diskLag atomic.Int64 // nanoseconds that a write takes
@@ -79,29 +80,52 @@ func newHost(w *world, i int) *host {
 
 // boot gives the host power: an engine without a running container.
 func (h *host) boot() {
+	h.mu.Lock()
 	h.kernel = &networkfake.Network{}
 	h.engine = enginefake.New()
 	h.engine.AnyImage = true
 	h.engine.PullTime, h.engine.StartTime = 50*time.Millisecond, 20*time.Millisecond
 	h.engine.Sandboxes = h.kernel
+	h.mu.Unlock()
 	h.w.net.alter(func() { h.w.net.up[h.ip] = true })
 }
 
-// start starts the daemon.
+// start starts the daemon if it does not run, on a host that has power from then on.
 func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &life{host: h, cancel: cancel, dead: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{})}
 	h.mu.Lock()
-	h.life = l
+	last, runs := h.last, h.life != nil
 	h.mu.Unlock()
+	if runs {
+		cancel()
+		return
+	}
+	if last != nil {
+		<-last.done
+	}
+	h.mu.Lock()
+	if h.life != nil { // somebody else was quicker
+		h.mu.Unlock()
+		cancel()
+		return
+	}
+	h.life, h.last = l, l
+	h.mu.Unlock()
+	if h.machine() == nil {
+		h.boot()
+	}
+	h.mu.Lock()
 	machine := node.Machine{
 		Engine: machineEngine{h.engine}, Kernel: machineKernel{h.kernel}, Probe: probe{l},
 		Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return h.w.net.dial(ctx, l, addr) },
 		Listen: func(addr string) (net.Listener, error) { return h.w.net.listen(l, addr) },
 	}
+	disk := h.disk
+	h.mu.Unlock()
 	go func() {
 		defer close(l.done)
-		l.err = node.RunOn(ctx, machine, node.Config{DataRoot: h.disk}, h.w.logger(h), func(api http.Handler) {
+		l.err = node.RunOn(ctx, machine, node.Config{DataRoot: disk}, h.w.logger(h), func(api http.Handler) {
 			l.api = api
 			close(l.ready)
 		})
@@ -143,13 +167,33 @@ func (h *host) crash(power bool) {
 	h.crashLife(l)
 	if power {
 		h.w.net.alter(func() { h.w.net.up[h.ip] = false })
-		h.engine.Close()
+		h.machine().Close()
 	}
-	l.cancel()
 	<-l.done
 	if power {
+		h.mu.Lock()
 		h.engine = nil
+		h.mu.Unlock()
 	}
+}
+
+// machine is the host's engine; nil without power.
+func (h *host) machine() *enginefake.Engine {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.engine
+}
+
+func (h *host) id() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.nodeID
+}
+
+func (h *host) setID(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.nodeID = id
 }
 
 // crashLife cuts a daemon off from the world. It is also called by the daemon's own goroutines.
@@ -214,6 +258,8 @@ func (a answer) message() string {
 	return m.Message
 }
 
+var errDied = errors.New("the daemon died before it answered")
+
 var errDown = errors.New("the daemon is down")
 
 // ask asks the host's own API, as a client on the host does. An error says that nothing is known of what became of it.
@@ -239,8 +285,6 @@ func (h *host) ask(ctx context.Context, method, path string, body any) (answer, 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
 	r := httptest.NewRequestWithContext(ctx, method, path, in)
 	r.Header.Set("Content-Type", "application/json")
 	rec := httptest.NewRecorder()
@@ -256,7 +300,7 @@ func (h *host) ask(ctx context.Context, method, path string, body any) (answer, 
 		<-served
 	}
 	if l.isDead() {
-		return answer{}, fmt.Errorf("the daemon died before it answered")
+		return answer{}, errDied
 	}
 	if ctx.Err() != nil {
 		return answer{}, ctx.Err()
@@ -279,10 +323,11 @@ func (h *host) get(ctx context.Context, path string, out any) error {
 // running are the containers of tasks that run on the host, by task.
 func (h *host) running() map[string]container.Summary {
 	out := map[string]container.Summary{}
-	if h.engine == nil {
+	e := h.machine()
+	if e == nil {
 		return out
 	}
-	list, err := h.engine.List(context.Background(), engine.ListOptions{Filters: map[string][]string{"label": {"com.docker.swarm.task.id"}}})
+	list, err := e.List(context.Background(), engine.ListOptions{Filters: map[string][]string{"label": {"com.docker.swarm.task.id"}}})
 	if err != nil {
 		h.w.violate("listing the containers of %s: %v", h.name, err)
 	}

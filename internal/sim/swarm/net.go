@@ -29,7 +29,7 @@ type fabric struct {
 
 	mu        sync.Mutex
 	changed   chan struct{} // closed when paths or listeners change
-	cut       map[path]bool
+	cut       map[path]int  // how many faults cut it
 	slow      map[path]time.Duration
 	lossy     map[path]int // percent of segments that are sent again, after 200 ms
 	listeners map[string]*listener
@@ -43,7 +43,7 @@ type path struct{ from, to string }
 
 func newFabric(seed uint64) *fabric {
 	return &fabric{
-		seed: seed, changed: make(chan struct{}), cut: map[path]bool{}, slow: map[path]time.Duration{}, lossy: map[path]int{},
+		seed: seed, changed: make(chan struct{}), cut: map[path]int{}, slow: map[path]time.Duration{}, lossy: map[path]int{},
 		listeners: map[string]*listener{}, up: map[string]bool{}, conns: map[*conn]struct{}{},
 	}
 }
@@ -72,7 +72,7 @@ func (f *fabric) open(p path) bool {
 }
 
 func (f *fabric) openLocked(p path) bool {
-	return p.from == p.to || !f.cut[p] && f.up[p.to]
+	return p.from == p.to || f.cut[p] == 0 && f.up[p.to]
 }
 
 // lag is how long the n-th segment of a connection takes: a function of the seed.
@@ -302,10 +302,23 @@ type stream struct {
 	wake chan struct{} // capacity 1; for the reader
 
 	mu    sync.Mutex
+	ready []byte // what has arrived
 	queue []segment
 	sent  uint64
-	last  time.Time // when the last segment arrives, at the earliest
+	wrote time.Time // when the last segment was sent
+	last  time.Time // when it arrives, at the earliest
 	fin   bool      // nothing more comes after the queue
+}
+
+// arrive takes in what has arrived by now: all that was sent at one time together. yamux holds a lock from a frame's first
+// byte to its last, so time could not go on if a frame came in parts.
+func (s *stream) arrive(now time.Time) {
+	n := 0
+	for n < len(s.queue) && !s.queue[n].at.After(now) {
+		s.ready = append(s.ready, s.queue[n].data...)
+		n++
+	}
+	s.queue = s.queue[n:]
 }
 
 type segment struct {
@@ -330,7 +343,10 @@ func (s *stream) push(p []byte, fin bool) {
 	s.sent++
 	lag := s.f.lag(s.path, s.id, s.sent)
 	now := time.Now()
-	if s.last = later(s.last, now.Add(lag)); !s.fin {
+	if !now.Equal(s.wrote) {
+		s.last, s.wrote = later(s.last, now.Add(lag)), now
+	}
+	if !s.fin {
 		s.queue = append(s.queue, segment{append([]byte(nil), p...), s.last, now})
 		s.fin = fin
 	}
@@ -387,18 +403,14 @@ func (c *conn) Read(p []byte) (int, error) {
 		open := c.f.open(c.in.path)
 		s := c.in
 		s.mu.Lock()
-		for open && len(s.queue) > 0 && !s.queue[0].at.After(now) {
-			head := &s.queue[0]
-			n := copy(p, head.data)
-			head.data = head.data[n:]
-			end := len(head.data) == 0
-			if end {
-				s.queue = s.queue[1:]
-			}
-			if n > 0 || len(p) == 0 {
-				s.mu.Unlock()
-				return n, nil
-			}
+		if open {
+			s.arrive(now)
+		}
+		if len(s.ready) > 0 {
+			n := copy(p, s.ready)
+			s.ready = s.ready[n:]
+			s.mu.Unlock()
+			return n, nil
 		}
 		if s.fin && len(s.queue) == 0 {
 			s.mu.Unlock()

@@ -30,11 +30,11 @@ type world struct {
 	violations []string
 	audit      *sim.Audit
 	log        map[uint64][sha256.Size]byte // what was committed, by index
-	entries    int
 	joinToken  swarm.JoinTokens
 	forcing    *host // the one that is being made a swarm of its own
 	stats      Stats
 	over       atomic.Bool
+	close      func()
 }
 
 func (w *world) note(format string, args ...any) {
@@ -156,7 +156,7 @@ func (w *world) learn(h *host) error {
 	if err := h.get(ctx, "/info", &info); err != nil {
 		return err
 	}
-	h.nodeID = info.Swarm.NodeID
+	h.setID(info.Swarm.NodeID)
 	if !info.Swarm.ControlAvailable {
 		return nil
 	}
