@@ -35,6 +35,8 @@ var layers = []struct {
 	{"internal/template", []string{"internal/cluster"}},
 	{"internal/control", []string{"internal/cluster", "internal/engine", "internal/store", "internal/pki", "internal/template"}},
 	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
+	// A dry run is the API over a copy of the records.
+	{"internal/dryrun", []string{"internal/cluster", "internal/control", "internal/httpapi", "internal/network/local", "internal/store"}},
 	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},
@@ -67,6 +69,8 @@ var layers = []struct {
 	{"cmd/shoald", []string{"internal/node"}},
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
+	{"cmd/shoal/internal/daemon", nil},
+	{"cmd/shoal/internal/*", []string{"cmd/shoal/internal/daemon"}},
 	{"cmd/shoal/*", nil},
 	{"cmd/shoal-init", nil}, // it is in memory with every container that has it
 	{"cmd/containerd-shim-shoal-v1", []string{"internal/engine/containerd/*"}},
@@ -76,6 +80,8 @@ var layers = []struct {
 	{"lab", []string{"lab/images"}},
 	{"lab/cmd/*", []string{"lab", "lab/*"}},
 	{"bench", []string{"lab", "bench/*"}},
+	// What measures the control plane by itself is made of its parts.
+	{"bench/scale", []string{"bench", "internal/*"}},
 	{"bench/*", []string{"lab", "bench", "bench/*"}},
 	{"compat", []string{"lab"}},
 	{"compat/*", []string{"lab", "compat", "compat/*"}},
@@ -87,7 +93,7 @@ var foreign = []struct {
 	users  []string
 }{
 	// link hands Raft its streams, as Raft's own interface.
-	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim"}},
+	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim", "bench/scale"}},
 	{"github.com/hashicorp/go-memdb", []string{"internal/store"}},
 	{"github.com/hashicorp/yamux", []string{"internal/link"}},
 	{"go.etcd.io/bbolt", []string{"internal/consensus", "internal/agent", "internal/engine/*"}},

@@ -89,6 +89,12 @@ func (r *Report) Print(w io.Writer) error {
 	return nil
 }
 
+// Add puts values to the figure of a side, which it makes at the first.
+func (r *Report) Add(of, name, unit string, values ...float64) {
+	r.side = of
+	r.add(name, unit, values...)
+}
+
 // byName are the figures with the sides of each beside each other, otherwise in their order.
 func (r *Report) byName() []Figure {
 	var out []Figure

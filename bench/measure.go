@@ -59,6 +59,8 @@ func measurements() []measurement {
 		{"start 100", 3, 3, nil, start(100)},
 		{"creations", 3, 3, nil, creations},
 		{"leader", 3, 3, six, leaderLoss},
+		{"failover", 3, 3, nil, failover},
+		{"membership", 3, 1, nil, membership},
 		{"worker", 4, 3, six, workerLoss},
 	}
 }
@@ -301,15 +303,7 @@ func leaderLoss(ctx context.Context, g *rig, r *Report, run int) error {
 	if err := g.lab.Kill(ctx, g.base+lost); err != nil {
 		return err
 	}
-	var accepted atomic.Int64
-	err = poll(ctx, 10*time.Millisecond, func() error {
-		// A request that was sent to the dead leader may hang; the next need not.
-		try, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		_, err := g.create(try, at, fmt.Sprintf("after-%d-%d", run, accepted.Add(1)), 0)
-		return err
-	})
-	if err != nil {
+	if err := g.accepted(ctx, at, fmt.Sprintf("after-%d", run)); err != nil {
 		return err
 	}
 	r.add("leader killed until the next change is accepted", "s", time.Since(begin).Seconds())

@@ -30,7 +30,7 @@ type command struct {
 var (
 	prompt     = regexp.MustCompile(`^(node([0-9]+)|client)?\$ (.*)$`)
 	assignment = regexp.MustCompile(`^([A-Z][A-Z0-9_]*)=(.*)$`)
-	question   = regexp.MustCompile(`\b(ls|ps|inspect|logs|info|curl)\b`)
+	question   = regexp.MustCompile(`\b(ls|ps|inspect|explain|logs|info|curl)\b`)
 )
 
 // askAgainFor is how long a page's question may go without the answer that the page shows.

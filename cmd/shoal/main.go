@@ -29,6 +29,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
+	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
+	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
 )
 
@@ -189,10 +191,13 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 
 	texts := sync.OnceValue(func() *brand.Texts { return brand.New(root) })
 	wrapped := brand.NewCli(dc, texts)
-	commands.AddCommands(root, wrapped)
-	upkeep.AddCommands(root, wrapped)
+	tried := dryrun.NewCli(wrapped)
+	commands.AddCommands(root, tried)
+	upkeep.AddCommands(root, tried)
+	service.AddCommands(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
+	tried.AddCommands(root)
 
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(c *cobra.Command, args []string) {

@@ -37,20 +37,7 @@ func TestModes(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/modes",
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
-				// until REGEXP COMMAND... asks again until the answer is so.
-				"until": func(ts *testscript.TestScript, _ bool, args []string) {
-					re, deadline := regexp.MustCompile("(?m)"+args[0]), time.Now().Add(20*time.Second)
-					for {
-						err := ts.Exec(args[1], args[2:]...)
-						out := ts.ReadFile("stdout")
-						if err == nil && re.MatchString(out) {
-							return
-						}
-						if time.Now().After(deadline) {
-							ts.Fatalf("%s never says %s: %v\n%s%s", strings.Join(args[1:], " "), args[0], err, out, ts.ReadFile("stderr"))
-						}
-					}
-				},
+				"until": until,
 			},
 			Setup: func(e *testscript.Env) error {
 				ctl, stop, err := toySwarm()
@@ -70,6 +57,21 @@ func TestModes(t *testing.T) {
 		}
 		run(t, path)
 	})
+}
+
+// until REGEXP COMMAND... asks again until the answer is so.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	re, deadline := regexp.MustCompile("(?m)"+args[0]), time.Now().Add(20*time.Second)
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		out := ts.ReadFile("stdout")
+		if err == nil && re.MatchString(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s never says %s: %v\n%s%s", strings.Join(args[1:], " "), args[0], err, out, ts.ReadFile("stderr"))
+		}
+	}
 }
 
 // toySwarm is a swarm of node1, node2 and node3, until stop is called.

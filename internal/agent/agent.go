@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
+	"shoal.dev/shoal/internal/dispatch/protocol"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
 )
@@ -71,6 +72,8 @@ type Config struct {
 	OnManagers func([]swarm.Peer)
 	// OnRole is told the role that the node is to have, with every heartbeat. It must not block. It may be nil.
 	OnRole func(swarm.NodeRole)
+	// OnCertificate is told, with every heartbeat, what the swarm says of the node's certificate. It must not block. It may be nil.
+	OnCertificate func(protocol.Certificate)
 	// StateDir keeps the highest epoch and version seen.
 	StateDir string
 	// Parallel bounds the containers that are created or started at the same time; 0 is twice the number of CPUs, at
@@ -111,6 +114,9 @@ func New(cfg Config) *Agent {
 	}
 	if cfg.OnRole == nil {
 		cfg.OnRole = func(swarm.NodeRole) {}
+	}
+	if cfg.OnCertificate == nil {
+		cfg.OnCertificate = func(protocol.Certificate) {}
 	}
 	if cfg.Parallel <= 0 {
 		// A start waits about half its time for its shim and runc; more than two a CPU only take turns.

@@ -13,7 +13,8 @@ import (
 	"shoal.dev/shoal/internal/template"
 )
 
-// vault holds the secrets and configs of the node's tasks, in memory only, and what templates say of the node.
+// vault holds the secrets, configs and credentials of the node's tasks, in memory only, and what templates say of the
+// node.
 type vault struct {
 	mu    sync.Mutex
 	files map[string]protocol.File // by ID

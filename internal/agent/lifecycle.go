@@ -89,7 +89,7 @@ func (r *runner) start(ctx, up context.Context) error {
 			return err
 		}
 		join(t, &spec, r.a.networks())
-		pulled := r.a.pull(up, r.log, t.Spec.ContainerSpec.Image)
+		pulled := r.a.pull(up, r.log, t)
 		if err := context.Cause(up); err != nil {
 			return err
 		}
@@ -129,7 +129,8 @@ func (r *runner) started(in *container.InspectResponse) {
 
 // pull fetches an image, once for all tasks that need it at the time. An image that its digest names and that is here
 // needs no registry. Its error matters only if the image is not here then, as in Docker.
-func (a *Agent) pull(up context.Context, log interface{ Warn(string, ...any) }, ref string) error {
+func (a *Agent) pull(up context.Context, log interface{ Warn(string, ...any) }, t *cluster.Task) error {
+	ref := t.Spec.ContainerSpec.Image
 	if strings.Contains(ref, "@sha256:") {
 		look, cancel := context.WithTimeout(up, lookTimeout)
 		_, err := a.cfg.Engine.InspectImage(look, ref, nil)
@@ -138,10 +139,12 @@ func (a *Agent) pull(up context.Context, log interface{ Warn(string, ...any) }, 
 			return nil
 		}
 	}
-	done := a.pulls.DoChan(ref, func() (any, error) {
+	// Who may pull what somebody else may is not known here: tasks share a pull if they have the same credentials.
+	auth, mark := a.vault.credentials(t)
+	done := a.pulls.DoChan(ref+" "+mark, func() (any, error) {
 		ctx, cancel := context.WithTimeout(a.life, pullTimeout)
 		defer cancel()
-		return nil, a.cfg.Engine.Pull(ctx, ref, engine.PullOptions{}, nil)
+		return nil, a.cfg.Engine.Pull(ctx, ref, engine.PullOptions{Auth: auth}, nil)
 	})
 	select {
 	case res := <-done:

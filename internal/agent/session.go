@@ -173,6 +173,9 @@ func (a *Agent) heartbeats(ctx context.Context, rt http.RoundTripper, period tim
 			missed = 0
 			a.calm.Store(patience)
 			a.cfg.OnRole(want.Role)
+			if want.Certificate != nil {
+				a.cfg.OnCertificate(*want.Certificate)
+			}
 		default:
 			if missed++; missed >= int(a.calm.Load()) {
 				a.calm.Store(min(2*a.calm.Load(), patienceMax))

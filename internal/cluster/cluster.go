@@ -35,6 +35,8 @@ const (
 	KindConfig    Kind = "config"    // a file that services share
 	// KindSecretData is a secret's bytes. It has no route, and it leaves a manager only for nodes whose tasks use it.
 	KindSecretData Kind = "secret-data"
+	// KindCredentials is what a service's images are pulled with. It has no route.
+	KindCredentials Kind = "credentials"
 )
 
 // Object is a record. A value in the store is immutable: whoever changes one changes a [Object.Clone].

@@ -50,6 +50,15 @@ func (c Constraint) Match(n *Node) bool {
 	return ok && strings.EqualFold(have, c.Value) != c.Not
 }
 
+// Have is what the node has where the constraint compares, "" if it has nothing or the key is unknown.
+func (c Constraint) Have(n *Node) string {
+	if strings.EqualFold(c.Key, "node.ip") {
+		return n.Status.Addr
+	}
+	have, _ := nodeFact(c.Key, n)
+	return have
+}
+
 // matchIP compares with an address or a subnet.
 func (c Constraint) matchIP(addr string) bool {
 	have, _ := netip.ParseAddr(addr) // a node without an address has the zero address, which is in no subnet

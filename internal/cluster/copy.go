@@ -3,6 +3,8 @@ package cluster
 import (
 	"encoding"
 	"reflect"
+
+	"github.com/moby/moby/api/types/swarm"
 )
 
 var textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
@@ -59,4 +61,40 @@ func copyInto(dst, src reflect.Value) {
 	default:
 		dst.Set(src)
 	}
+}
+
+// Fork is a copy of the record that shares everything its fields refer to: for whoever gives fields new values and changes
+// nothing within one, which costs a fraction of a [Object.Clone].
+func Fork[T Object](o T) T {
+	v := reflect.ValueOf(o)
+	out := reflect.New(v.Type().Elem())
+	out.Elem().Set(v.Elem())
+	return out.Interface().(T)
+}
+
+// StateOf is the record without its specification part, as far as that makes it smaller: with its ID, its versions and its
+// state part. It shares what the fields refer to.
+func StateOf(o Object) Object {
+	var n Object
+	switch o := o.(type) {
+	case *Node:
+		n = &Node{Node: swarm.Node{ID: o.ID}}
+	case *Service:
+		n = &Service{Service: swarm.Service{ID: o.ID}}
+	case *Task:
+		n = &Task{Task: swarm.Task{ID: o.ID}}
+	default:
+		return o
+	}
+	*n.GetMeta(), *n.GetStateVersion() = *o.GetMeta(), *o.GetStateVersion()
+	n.MergeState(o)
+	return n
+}
+
+// Reservations is what a task of the specification reserves on its node.
+func Reservations(s *swarm.TaskSpec) swarm.Resources {
+	if s.Resources == nil || s.Resources.Reservations == nil {
+		return swarm.Resources{}
+	}
+	return *s.Resources.Reservations
 }

@@ -86,17 +86,6 @@ type Claim struct {
 	ReleasedAt uint64 `json:",omitempty"`
 }
 
-// Authority is the swarm's certificate authority: the only record with a private key. It has no route.
-type Authority struct {
-	ID string
-	swarm.Meta
-	StateVersion uint64 `json:",omitempty"`
-	// Cert is the root certificate, PEM.
-	Cert []byte `json:",omitempty"`
-	// PrivateKey is the root's private key, PKCS #8 in PEM.
-	PrivateKey []byte `json:",omitempty"`
-}
-
 func (*Swarm) Kind() Kind     { return KindSwarm }
 func (*Node) Kind() Kind      { return KindNode }
 func (*Service) Kind() Kind   { return KindService }
@@ -207,13 +196,15 @@ func New(k Kind) Object {
 		return &SecretData{}
 	case KindConfig:
 		return &Config{}
+	case KindCredentials:
+		return &Credentials{}
 	}
 	return nil
 }
 
 // Kinds lists every kind of record.
 func Kinds() []Kind {
-	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig}
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials}
 }
 
 // Address returns the task's address on the network, or the zero address.

@@ -45,5 +45,10 @@ func (t *Task) Held() bool {
 	return !t.WantsToRun() && !t.Released && len(t.NetworksAttachments) > 0 && t.Status.State == swarm.TaskStateRunning
 }
 
+// TakesRoom says whether the task takes room on its node: it was given to it and has not ended.
+func (t *Task) TakesRoom() bool {
+	return t.NodeID != "" && !Before(t.Status.State, swarm.TaskStateAssigned) && !t.Ended()
+}
+
 // Ended says whether the task has ended: nothing of it runs any more.
 func (t *Task) Ended() bool { return Terminal(t.Status.State) }

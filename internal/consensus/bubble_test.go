@@ -120,7 +120,7 @@ func TestAPartitionUnderAFakeClock(t *testing.T) {
 		}
 		healed := time.Since(began)
 		t.Logf("a new leader after %s", healed)
-		if healed > 7*time.Second { // one split vote may come between
+		if healed > 4*time.Second { // one split vote may come between
 			t.Errorf("a new leader after %s", healed)
 		}
 		mustWrite(t, l, "during")
@@ -199,7 +199,7 @@ func TestANewLeadersFirstReadUnderAFakeClock(t *testing.T) {
 
 func TestHowLongALeadersDeathIsFeltUnderAFakeClock(t *testing.T) {
 	var worst, sum time.Duration
-	const runs = 10
+	const runs = 40
 	for range runs {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
@@ -227,7 +227,8 @@ func TestHowLongALeadersDeathIsFeltUnderAFakeClock(t *testing.T) {
 		})
 	}
 	t.Logf("mean %s, worst %s", sum/runs, worst)
-	if mean := sum / runs; mean > 3*time.Second {
-		t.Errorf("a leader's death is healed after %s on average", mean)
+	// One heartbeat time-out, and now and then a split vote.
+	if mean := sum / runs; mean > 1300*time.Millisecond || worst > 4*time.Second {
+		t.Errorf("a leader's death is healed after %s on average, %s at worst", mean, worst)
 	}
 }

@@ -55,6 +55,9 @@ type Consensus struct {
 	reads     reads
 	// changing holds the right to change the members: one change at a time.
 	changing chan struct{}
+	watching sync.WaitGroup
+	unwatch  chan struct{} // closed by Close
+	closed   chan struct{} // closed when raft has ended: it answers nothing that is still in its queues
 
 	closing  sync.Once
 	closeErr error
@@ -103,7 +106,7 @@ func Open(c Config) (_ *Consensus, err error) {
 	}
 	t := &Consensus{
 		cfg: c, log: log, transport: newTransport(inner), logs: logs, snaps: snaps, leading: newLeadership(),
-		changing: make(chan struct{}, 1),
+		changing: make(chan struct{}, 1), unwatch: make(chan struct{}), closed: make(chan struct{}),
 	}
 	disk, state := c.probed(logs)
 	t.raft, err = raft.NewRaft(c.raftConfig(hlog, t.leading.notify), state, disk, disk, snaps, t.transport)
@@ -112,8 +115,9 @@ func Open(c Config) (_ *Consensus, err error) {
 		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), t.transport.Close())
 	}
 	if s, err := t.Servers(); err == nil && soleVoter(s, c.NodeID) {
-		t.electNow()
+		t.lookNow()
 	}
+	t.watching.Go(t.watchLeader)
 	c.Store.SetProposer(t)
 	return t, nil
 }
@@ -158,17 +162,19 @@ func (c *Consensus) Bootstrap() error {
 	if err != nil {
 		return fmt.Errorf("starting a new log: %w", err)
 	}
-	c.electNow()
+	c.lookNow()
 	return nil
 }
 
-// electNow makes a manager that need not wait for anybody stand for election at once, instead of after a heartbeat
-// time-out. Raft looks at its timer at once when that time-out is shortened, so Open starts with one that is slightly longer.
-func (c *Consensus) electNow() {
+// lookNow has raft look at its timer at once, and stand for election if the heartbeat time-out is over: nobody was heard for
+// so long, or ever. Raft does so when the time-out is shortened, so it is made slightly longer first.
+func (c *Consensus) lookNow() {
 	rc := c.raft.ReloadableConfig()
+	rc.HeartbeatTimeout, rc.ElectionTimeout = c.cfg.Tuning.Heartbeat+lookMargin, c.cfg.Tuning.Election+lookMargin
+	err := c.raft.ReloadConfig(rc)
 	rc.HeartbeatTimeout, rc.ElectionTimeout = c.cfg.Tuning.Heartbeat, c.cfg.Tuning.Election
-	if err := c.raft.ReloadConfig(rc); err != nil {
-		c.log.Warn("the first election waits for its time-out", "error", err)
+	if err := errors.Join(err, c.raft.ReloadConfig(rc)); err != nil {
+		c.log.Warn("an election waits for raft's own timer", "error", err)
 	}
 }
 
@@ -222,7 +228,10 @@ func (c *Consensus) Run(ctx context.Context) error {
 // refuses writes.
 func (c *Consensus) Close() error {
 	c.closing.Do(func() {
+		close(c.unwatch)
+		c.watching.Wait()
 		err := c.raft.Shutdown().Error()
+		close(c.closed)
 		c.leading.close()
 		c.closeErr = errors.Join(err, c.transport.Close(), c.logs.Close())
 	})

@@ -58,6 +58,30 @@ func TestASingleManagerLeadsAtOnceAndKeepsItsRecords(t *testing.T) {
 	mustWrite(t, m, "t3")
 }
 
+// Raft answers nothing that it had not begun when it ended.
+func TestAClosedManagerKeepsNobodyWaiting(t *testing.T) {
+	m := start(t, "m0", "127.0.0.1:0", t.TempDir(), nil)
+	if err := m.Bootstrap(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it leads", m.IsLeader)
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	for i := range 16 { // some got into its queue before
+		if _, err := write(t.Context(), m, fmt.Sprint("t", i)); err == nil {
+			t.Error("a closed manager wrote")
+		}
+		if _, err := m.ReadIndex(t.Context()); err == nil {
+			t.Error("a closed manager read")
+		}
+	}
+	if d := time.Since(began); d > operationTimeout/2 {
+		t.Errorf("they waited for %s", d)
+	}
+}
+
 func TestALeadersDeathIsHealedAndItReturnsWithItsState(t *testing.T) {
 	ms := group(t, 3, nil)
 	for i := range 20 {

@@ -83,7 +83,7 @@ func (c *Consensus) AddVoter(ctx context.Context, id, addr string) error {
 	// Only what it answers from now on counts.
 	c.transport.forget(sid)
 	if !known {
-		if err := wait(ctx, c.raft.AddNonvoter(sid, saddr, 0, left)); err != nil {
+		if err := c.wait(ctx, c.raft.AddNonvoter(sid, saddr, 0, left)); err != nil {
 			return memberError("adding", id, err)
 		}
 	}
@@ -94,7 +94,7 @@ func (c *Consensus) AddVoter(ctx context.Context, id, addr string) error {
 		}
 		return err
 	}
-	if err := wait(ctx, c.raft.AddVoter(sid, saddr, 0, left)); err != nil {
+	if err := c.wait(ctx, c.raft.AddVoter(sid, saddr, 0, left)); err != nil {
 		return memberError("adding", id, err)
 	}
 	return nil
@@ -104,7 +104,7 @@ func (c *Consensus) AddVoter(ctx context.Context, id, addr string) error {
 func (c *Consensus) undo(id raft.ServerID) error {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout) // the caller's is over
 	defer cancel()
-	if err := wait(ctx, c.raft.RemoveServer(id, 0, undoTimeout)); err != nil {
+	if err := c.wait(ctx, c.raft.RemoveServer(id, 0, undoTimeout)); err != nil {
 		return fmt.Errorf("taking it out again: %w", err)
 	}
 	c.transport.forget(id)
@@ -175,7 +175,7 @@ func (c *Consensus) Remove(ctx context.Context, id string) error {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("can't remove member from the raft: this would result in a loss of quorum "+
 			"(%d of the %d other managers can be reached)", reachable, rest))
 	}
-	if err := wait(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, left)); err != nil {
+	if err := c.wait(ctx, c.raft.RemoveServer(raft.ServerID(id), 0, left)); err != nil {
 		return memberError("removing", id, err)
 	}
 	c.transport.forget(raft.ServerID(id))
@@ -189,7 +189,7 @@ func (c *Consensus) Transfer(ctx context.Context) error {
 	if !c.IsLeader() {
 		return store.ErrNotLeader
 	}
-	if err := wait(ctx, c.raft.LeadershipTransfer()); err != nil {
+	if err := c.wait(ctx, c.raft.LeadershipTransfer()); err != nil {
 		return fmt.Errorf("handing leadership to another manager: %w", err)
 	}
 	return nil

@@ -26,7 +26,7 @@ func (c *Consensus) Propose(ctx context.Context, entry []byte) (*store.Result, e
 	ctx, cancel, left := withDeadline(ctx)
 	defer cancel()
 	f := c.raft.Apply(entry, left)
-	if err := wait(ctx, f); err != nil {
+	if err := c.wait(ctx, f); err != nil {
 		switch {
 		case notWritten(err):
 			return nil, store.ErrNotLeader
@@ -62,8 +62,9 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc, tim
 	return ctx, cancel, operationTimeout
 }
 
-// wait waits for a future of raft's, which knows no contexts. All of them end with leadership or with raft, at the latest, so the goroutine does.
-func wait(ctx context.Context, f raft.Future) error {
+// wait waits for a future of raft's, which knows no contexts. They end with leadership, and with raft those do not that raft
+// had not begun.
+func (c *Consensus) wait(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {
@@ -71,6 +72,8 @@ func wait(ctx context.Context, f raft.Future) error {
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-c.closed:
+		return raft.ErrRaftShutdown
 	}
 }
 
@@ -135,7 +138,7 @@ func (c *Consensus) readRound() (uint64, error) {
 	term := c.raft.CurrentTerm()
 	if c.reads.term != term || c.hasNonvoter() {
 		// With a member that has no vote, raft's VerifyLeader counts that one's answer towards the majority.
-		if err := c.raft.Barrier(operationTimeout).Error(); err != nil {
+		if err := c.wait(context.Background(), c.raft.Barrier(operationTimeout)); err != nil {
 			return 0, readError(err)
 		}
 		if c.raft.CurrentTerm() != term {
@@ -145,7 +148,7 @@ func (c *Consensus) readRound() (uint64, error) {
 		return c.cfg.Store.Index(), nil
 	}
 	index := c.cfg.Store.Index()
-	if err := c.raft.VerifyLeader().Error(); err != nil {
+	if err := c.wait(context.Background(), c.raft.VerifyLeader()); err != nil {
 		return 0, readError(err)
 	}
 	return index, nil

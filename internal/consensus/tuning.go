@@ -9,11 +9,10 @@ import (
 
 // The defaults of Tuning, and other figures that are not to be tuned.
 const (
-	// defaultHeartbeat is how long a follower hears nothing before it gives the leader up; raft adds up to as much again at
-	// random. The leader sends every 0.1 to 0.2 s. A new leader needs a majority that gave up the old one (pre-vote), so
-	// with three managers a death is healed when the slower of the two that are left has: measured 2 s on average and
-	// 3 s at worst, Swarm takes 11 s. For the same reason a stall of one follower changes nothing, and a live leader is
-	// only replaced if it is silent for a second or more.
+	// defaultHeartbeat is how long a follower hears nothing before it gives the leader up (watchLeader). The leader sends
+	// every 0.1 to 0.2 s. A new leader needs a majority that gave up the old one (pre-vote), so with three managers a death
+	// is healed when the slower of the two that are left has, after little more than a second; Swarm takes 11 s. For the same
+	// reason a stall of one follower changes nothing, and a live leader is only replaced if it is silent for a second or more.
 	defaultHeartbeat = time.Second
 	// defaultElection is how long a candidate waits for votes, at random up to twice as long. Raft wants it to be no
 	// shorter than the heartbeat time-out.
@@ -21,7 +20,7 @@ const (
 	// defaultLease is how long a leader goes on that does not hear a majority. It is the most that raft allows, five times the
 	// longest pause between heartbeats, because a stall of the leader's own host counts, too. (The reads do not rest on
 	// it.) Raft cannot change it later: the 100 ms that would go with a quick first election of a single manager would end
-	// every leader of several at once; see electNow for that.
+	// every leader of several at once; see lookNow for that.
 	defaultLease = time.Second
 	// defaultCommit is how long followers wait, at random up to twice as long, to hear what was committed when nothing
 	// more is written. Agents and readers on followers see a change that much later. Each costs one small message a
@@ -39,8 +38,8 @@ const (
 	maxAppendEntries = 64
 	// operationTimeout bounds what a caller gave no deadline for.
 	operationTimeout = 30 * time.Second
-	// firstElectionMargin is what electNow shortens the heartbeat time-out by.
-	firstElectionMargin = time.Millisecond
+	// lookMargin is what lookNow shortens the time-outs by.
+	lookMargin = time.Millisecond
 )
 
 // Tuning has the time-outs and sizes that tests and unusual networks change. Zero fields have their defaults.
@@ -85,8 +84,8 @@ func (c Config) withDefaults() Config {
 func (c Config) raftConfig(log hclog.Logger, notify chan<- bool) *raft.Config {
 	r := raft.DefaultConfig()
 	r.LocalID = raft.ServerID(c.NodeID)
-	r.HeartbeatTimeout = c.Tuning.Heartbeat + firstElectionMargin
-	r.ElectionTimeout = c.Tuning.Election + firstElectionMargin
+	r.HeartbeatTimeout = c.Tuning.Heartbeat
+	r.ElectionTimeout = c.Tuning.Election
 	r.LeaderLeaseTimeout = c.Tuning.Lease
 	r.CommitTimeout = c.Tuning.Commit
 	r.MaxAppendEntries = maxAppendEntries

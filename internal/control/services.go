@@ -75,7 +75,7 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	}
 	out := &swarm.ServiceCreateResponse{ID: cluster.NewID(), Warnings: []string{}}
 	if queryRegistry {
-		if err := c.pin(ctx, &spec); err != nil {
+		if err := c.pin(ctx, &spec, authOf(m.Store.Snapshot(), "", "", auth)); err != nil {
 			out.Warnings = append(out.Warnings, err.Error())
 		}
 	}
@@ -97,6 +97,7 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		}
 		tx.Write(store.Create(s.Clone()))
 		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindService, spec.Name), Owner: s.ID, OwnerName: spec.Name}))
+		keepAuth(tx, s, nil, auth)
 		return claimPorts(tx, s, nil)
 	})
 }
@@ -108,8 +109,10 @@ func checkSpec(spec swarm.ServiceSpec, auth string) error {
 	if err := template.Check(&spec); err != nil {
 		return invalid("%s", err)
 	}
-	if auth != "" && auth != emptyAuth {
-		return errdefs.ErrNotImplemented.WithMessage("credentials of a service (--with-registry-auth) are not implemented by Shoal yet: use a registry that needs none")
+	if auth != "" {
+		if err := checkAuth(auth); err != nil {
+			return err
+		}
 	}
 	return cluster.Unsupported(spec)
 }
@@ -171,8 +174,9 @@ func protocol(p swarm.PortConfig) string {
 	return string(p.Protocol)
 }
 
-// pin replaces the image's tag by tag and digest. The error is the warning that Docker gives where it cannot.
-func (c *Control) pin(ctx context.Context, spec *swarm.ServiceSpec) error {
+// pin replaces the image's tag by tag and digest, as the registry says to whom auth lets in. The error is the warning
+// that Docker gives where it cannot.
+func (c *Control) pin(ctx context.Context, spec *swarm.ServiceSpec, auth *registry.AuthConfig) error {
 	image := spec.TaskTemplate.ContainerSpec.Image
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
@@ -184,7 +188,7 @@ func (c *Control) pin(ctx context.Context, spec *swarm.ServiceSpec) error {
 	tagged := reference.TagNameOnly(named)
 	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 	defer cancel()
-	di, err := c.images.Distribution(ctx, tagged.String(), &registry.AuthConfig{})
+	di, err := c.images.Distribution(ctx, tagged.String(), auth)
 	if err != nil {
 		return fmt.Errorf("image %s could not be accessed on a registry to record its digest. Each node will access %s independently, possibly leading to different nodes running different versions of the image", image, image)
 	}
@@ -200,9 +204,11 @@ func (c *Control) pin(ctx context.Context, spec *swarm.ServiceSpec) error {
 
 // UpdateOptions is what an update takes beside the specification.
 type UpdateOptions struct {
-	EncodedAuth      string                   // the X-Registry-Auth header
-	RegistryAuthFrom swarm.RegistryAuthSource // where the credentials come from if EncodedAuth is ""; "" is "spec"
-	Rollback         string                   // "previous" ignores the spec and goes back to PreviousSpec; "" or "none"
+	EncodedAuth string // the X-Registry-Auth header
+	// RegistryAuthFrom is which specification's credentials are kept if EncodedAuth is ""; "" is "spec". Since they are
+	// kept by repository, both are: it only has to make sense.
+	RegistryAuthFrom swarm.RegistryAuthSource
+	Rollback         string // "previous" ignores the spec and goes back to PreviousSpec; "" or "none"
 	QueryRegistry    bool
 }
 
@@ -219,16 +225,17 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		if err := checkSpec(spec, o.EncodedAuth); err != nil {
 			return nil, err
 		}
-		if o.QueryRegistry {
-			if err := c.pinChanged(ctx, m, ref, &spec); err != nil {
-				out.Warnings = append(out.Warnings, err.Error())
-			}
+		if err := c.pinChanged(ctx, m, ref, &spec, o); err != nil {
+			out.Warnings = append(out.Warnings, err.Error())
 		}
 	}
 	return out, m.update(ctx, func(tx *store.Tx) error {
 		old, err := find(tx.Snapshot, "service", ref, serviceName)
 		if err != nil {
 			return err
+		}
+		if o.EncodedAuth == "" && o.RegistryAuthFrom == swarm.RegistryAuthFromPreviousSpec && old.PreviousSpec == nil {
+			return invalid("service does not have a previous spec")
 		}
 		if old.Version.Index != version {
 			return outOfSequence()
@@ -267,17 +274,31 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 			s.Spec.TaskTemplate = old.Spec.TaskTemplate // said in other words it is no reason to restart tasks
 		}
 		tx.Write(store.PutBoth(s.Clone()))
+		keepAuth(tx, s, old, o.EncodedAuth)
 		return claimPorts(tx, s, old)
 	})
 }
 
-// pinChanged pins the specification's image as [Control.pin] does, if it is not the one that the service has.
-func (c *Control) pinChanged(ctx context.Context, m *Manager, ref string, spec *swarm.ServiceSpec) error {
-	old, err := find(m.Store.Snapshot(), "service", ref, serviceName)
-	if err != nil || old.Spec.TaskTemplate.ContainerSpec != nil && old.Spec.TaskTemplate.ContainerSpec.Image == spec.TaskTemplate.ContainerSpec.Image {
+// pinChanged pins the specification's image as [Control.pin] does, if it is not the one that the service has: for who
+// asks for it, and where an update would otherwise lose the digest. docker/cli 29 resolves a service's image when it
+// creates it but, whatever its flags say, not when it updates it. A service that was created with --no-resolve-image has
+// no digest to lose.
+func (c *Control) pinChanged(ctx context.Context, m *Manager, ref string, spec *swarm.ServiceSpec, o UpdateOptions) error {
+	snap := m.Store.Snapshot()
+	old, err := find(snap, "service", ref, serviceName)
+	if err != nil || imageOf(old) == spec.TaskTemplate.ContainerSpec.Image {
 		return nil // what is wrong with the reference is said by the caller
 	}
-	return c.pin(ctx, spec)
+	if !o.QueryRegistry && !digested(imageOf(old)) {
+		return nil
+	}
+	return c.pin(ctx, spec, authOf(snap, old.ID, spec.TaskTemplate.ContainerSpec.Image, o.EncodedAuth))
+}
+
+func digested(image string) bool {
+	named, err := reference.ParseNormalizedNamed(image)
+	_, ok := named.(reference.Digested)
+	return err == nil && ok
 }
 
 // sameTemplate compares as the user sees it: absent and empty are the same.
@@ -305,6 +326,9 @@ func (c *Control) RemoveService(ctx context.Context, ref string) error {
 			return err
 		}
 		tx.Write(store.Delete(s))
+		if auth, ok := store.Get[*cluster.Credentials](tx.Snapshot, s.ID); ok {
+			tx.Write(store.Delete(auth))
+		}
 		ids := []string{cluster.ClaimName(cluster.KindService, s.Spec.Name)}
 		for _, p := range slices.Concat(endpointSpec(s.Spec).Ports, s.Endpoint.Ports) {
 			ids = append(ids, cluster.ClaimPort(protocol(p), p.PublishedPort))

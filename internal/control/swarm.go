@@ -52,7 +52,10 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 		if rotate.ManagerToken {
 			s.JoinTokens.Manager = pki.NewToken([]byte(s.TLSInfo.TrustRoot))
 		}
-		tx.Write(store.PutSpec(s))
+		if err := rotateAuthority(tx, old, s, m.Store.Now()); err != nil {
+			return err
+		}
+		tx.Write(store.PutBoth(s))
 		return nil
 	})
 }
@@ -65,8 +68,6 @@ func checkSwarmSpec(spec swarm.Spec) error {
 		return errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
 	case len(spec.CAConfig.ExternalCAs) > 0:
 		return errdefs.ErrNotImplemented.WithMessage("external certificate authorities (--external-ca) are not implemented by Shoal: it signs its own certificates")
-	case spec.CAConfig.SigningCACert != "" || spec.CAConfig.SigningCAKey != "" || spec.CAConfig.ForceRotate > 0:
-		return errdefs.ErrNotImplemented.WithMessage("rotating the certificate authority (ca --rotate) is not implemented by Shoal yet")
 	case spec.Dispatcher.HeartbeatPeriod < 0:
 		return invalid("heartbeat time period cannot be a negative duration")
 	case spec.CAConfig.NodeCertExpiry != 0 && spec.CAConfig.NodeCertExpiry < pki.MinValidity:
@@ -76,4 +77,9 @@ func checkSwarmSpec(spec swarm.Spec) error {
 }
 
 // CheckSwarmSpec is what [Control.UpdateSwarm] checks, for the making of a swarm.
-func CheckSwarmSpec(spec swarm.Spec) error { return checkSwarmSpec(spec) }
+func CheckSwarmSpec(spec swarm.Spec) error {
+	if err := checkInitialAuthority(spec.CAConfig); err != nil {
+		return err
+	}
+	return checkSwarmSpec(spec)
+}

@@ -9,26 +9,29 @@ import (
 	"shoal.dev/shoal/internal/store"
 )
 
-// files is which secrets and configs an agent has: those of the tasks that it was sent and that may still need them,
-// and no others. The zero value has none.
+// files is which secrets, configs and credentials an agent has: those of the tasks that it was sent and that may still
+// need them, and no others. The zero value has none.
 type files struct {
 	byTask map[string][]string            // IDs that a task uses
 	users  map[string]map[string]struct{} // tasks by the ID that they use
 	dirty  map[string]struct{}            // IDs whose users changed
-	held   map[string]struct{}            // IDs that the agent has
+	held   map[string]uint64              // versions that the agent has, by ID
 }
 
-// usesFiles says whether a task may still need the payloads of its secrets and configs: one that has ended does not,
-// and one that is to end has its container already.
+// usesFiles says whether a task may still need the payloads of its secrets and configs, or credentials: one that has
+// ended does not, and one that is to end has its container already.
 func usesFiles(t *cluster.Task) bool {
-	c := t.Spec.ContainerSpec
-	return c != nil && len(c.Secrets)+len(c.Configs) > 0 && !t.Ended() && (t.WantsToRun() || t.Held())
+	return t.Spec.ContainerSpec != nil && !t.Ended() && (t.WantsToRun() || t.Held())
 }
 
 // set says what the node knows of a task now; nil is nothing.
-func (f *files) set(id string, t *cluster.Task) {
+func (f *files) set(snap *store.Snapshot, id string, t *cluster.Task) {
 	var ids []string
 	if t != nil && usesFiles(t) {
+		if _, ok := store.Get[*cluster.Credentials](snap, t.ServiceID); ok {
+			ids = append(ids, t.ServiceID)
+			f.refresh(t.ServiceID)
+		}
 		for _, r := range t.Spec.ContainerSpec.Secrets {
 			ids = append(ids, r.SecretID)
 		}
@@ -42,7 +45,7 @@ func (f *files) set(id string, t *cluster.Task) {
 	}
 	if f.byTask == nil {
 		f.byTask, f.users = map[string][]string{}, map[string]map[string]struct{}{}
-		f.dirty, f.held = map[string]struct{}{}, map[string]struct{}{}
+		f.dirty, f.held = map[string]struct{}{}, map[string]uint64{}
 	}
 	for _, file := range had {
 		f.dirty[file] = struct{}{}
@@ -62,6 +65,13 @@ func (f *files) set(id string, t *cluster.Task) {
 	}
 }
 
+// refresh looks again at what the agent may have in an older version: credentials change, other payloads never do.
+func (f *files) refresh(id string) {
+	if f.dirty != nil {
+		f.dirty[id] = struct{}{}
+	}
+}
+
 // maxFiles is how many bytes of files go with one frame, so that it stays far below [protocol.MaxFrame].
 const maxFiles = protocol.MaxFrame / 4
 
@@ -74,15 +84,15 @@ func (f *files) take(snap *store.Snapshot) (send []protocol.File, drop []string,
 			return send, drop, true
 		}
 		delete(f.dirty, id)
-		_, held := f.held[id]
+		had, held := f.held[id]
 		switch wanted := len(f.users[id]) > 0; {
-		case wanted && !held:
-			if file, ok := payload(snap, id); ok {
+		case wanted:
+			if file, version, ok := payload(snap, id); ok && (!held || had != version) {
 				send = append(send, file)
 				size += len(file.Data)
-				f.held[id] = struct{}{}
+				f.held[id] = version
 			}
-		case !wanted && held:
+		case held:
 			drop = append(drop, id)
 			delete(f.held, id)
 		}
@@ -90,14 +100,19 @@ func (f *files) take(snap *store.Snapshot) (send []protocol.File, drop []string,
 	return send, drop, false
 }
 
-func payload(snap *store.Snapshot, id string) (protocol.File, bool) {
+// payload is a file and the version of its payload, which is 0 for those that never change.
+func payload(snap *store.Snapshot, id string) (f protocol.File, version uint64, ok bool) {
 	if c, ok := store.Get[*cluster.Config](snap, id); ok {
-		return protocol.File{ID: id, Data: c.Spec.Data, Template: c.Spec.Templating != nil}, true
+		return protocol.File{ID: id, Data: c.Spec.Data, Template: c.Spec.Templating != nil}, 0, true
+	}
+	if c, ok := store.Get[*cluster.Credentials](snap, id); ok {
+		file, err := protocol.CredentialsFile(id, c.Auth)
+		return file, c.Version.Index, err == nil
 	}
 	s, known := store.Get[*cluster.Secret](snap, id)
 	d, ok := store.Get[*cluster.SecretData](snap, id)
 	if !known || !ok {
-		return protocol.File{}, false
+		return protocol.File{}, 0, false
 	}
-	return protocol.File{ID: id, Data: d.Data, Template: s.Spec.Templating != nil}, true
+	return protocol.File{ID: id, Data: d.Data, Template: s.Spec.Templating != nil}, 0, true
 }

@@ -151,3 +151,69 @@ func TestManyFilesGoWithSeveralFrames(t *testing.T) {
 		}
 	})
 }
+
+// TestCredentialsGoWhereTheirTasksAre gives a service credentials and changes them.
+func TestCredentialsGoWhereTheirTasksAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "m1", "n1", "n2")
+		early := task("a", "n1", 0)
+		w.create(early, task("other", "n2", 0))
+		w.update(func(tx *store.Tx) {
+			o, _ := store.Get[*cluster.Task](tx.Snapshot, "other")
+			o = o.Clone().(*cluster.Task)
+			o.ServiceID = "another"
+			tx.Write(store.PutBoth(o))
+		})
+		service := w.task("a").ServiceID
+		srv := w.leader()
+		ss, elsewhere := mustOpen(t, w.dial(srv, "n1")), mustOpen(t, w.dial(srv, "n2"))
+		if f := ss.next(); len(f.Files) > 0 {
+			t.Errorf("a service without credentials has %v", f.Files)
+		}
+		elsewhere.next()
+		auth := func(f *protocol.Frame) string {
+			t.Helper()
+			if len(f.Files) != 1 || f.Files[0].ID != service {
+				t.Fatalf("the frame has %v", f.Files)
+			}
+			all, err := f.Files[0].Credentials()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all["docker.io/library/hello"]
+		}
+		w.create(&cluster.Credentials{ID: service, Auth: map[string]string{"docker.io/library/hello": "canary-1"}})
+		if got := auth(ss.next()); got != "canary-1" {
+			t.Errorf("new credentials are %q", got)
+		}
+		w.update(func(tx *store.Tx) {
+			c, _ := store.Get[*cluster.Credentials](tx.Snapshot, service)
+			c = c.Clone().(*cluster.Credentials)
+			c.Auth["docker.io/library/hello"] = "canary-2"
+			tx.Write(store.PutSpec(c))
+		})
+		if got := auth(ss.next()); got != "canary-2" {
+			t.Errorf("changed credentials are %q", got)
+		}
+		// A second task brings nothing that is there already, and another session begins with what there is.
+		w.create(task("b", "n1", 0))
+		if f := ss.next(); len(f.Files) > 0 {
+			t.Errorf("with a second task %v", f.Files)
+		}
+		if got := auth(mustOpen(t, w.dial(srv, "n1")).next()); got != "canary-2" {
+			t.Errorf("a new session has %q", got)
+		}
+		time.Sleep(10 * time.Second)
+		for {
+			select {
+			case f := <-elsewhere.frames:
+				if len(f.Files) > 0 {
+					t.Errorf("a node without a task of the service was sent %v", f.Files)
+				}
+				continue
+			default:
+			}
+			break
+		}
+	})
+}

@@ -165,7 +165,7 @@ func (s *Server) serveHeartbeat(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, errors.New("this manager does not reach the leader of the swarm"))
 		return
 	}
-	b, err := store.Marshal(protocol.HeartbeatResponse{Role: node.Spec.Role})
+	b, err := store.Marshal(protocol.HeartbeatResponse{Role: node.Spec.Role, Certificate: s.certificate(snap, node)})
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, err)
 		return

@@ -230,7 +230,7 @@ func (ss *session) complete(v *view) (*protocol.Frame, error) {
 		}
 		f.Tasks = append(f.Tasks, t)
 		ss.sent[t.ID] = t.Version.Index
-		ss.files.set(t.ID, t)
+		ss.files.set(v.snap, t.ID, t)
 	}
 	var more bool
 	if f.Files, _, more = ss.files.take(v.snap); more {
@@ -249,9 +249,9 @@ func (ss *session) next(v *view, dirty map[string]struct{}) (*protocol.Frame, bo
 		t, ok := store.Get[*cluster.Task](v.snap, id)
 		had, sent := ss.sent[id]
 		if ok && t.NodeID == ss.node && assigned(t) {
-			ss.files.set(id, t)
+			ss.files.set(v.snap, id, t)
 		} else {
-			ss.files.set(id, nil)
+			ss.files.set(v.snap, id, nil)
 		}
 		switch {
 		case ok && t.NodeID == ss.node && assigned(t):

@@ -232,6 +232,12 @@ func (s *Server) publish(v *view, events []store.Event) {
 					ss.mark(t.ID)
 				}
 			}
+		case cluster.KindCredentials:
+			for t := range v.snap.TasksByService(e.ID) {
+				if ss := s.sessions[t.NodeID]; ss != nil && usesFiles(t) {
+					ss.mark(t.ID)
+				}
+			}
 		case cluster.KindNode:
 			if ss := s.sessions[e.ID]; ss != nil && e.New == nil {
 				gone = append(gone, ss)

@@ -48,8 +48,10 @@ type Config struct {
 	Swarm      Swarm
 	Control    Control
 	Upkeep     Upkeep
+	Scheduler  Scheduler
 	TaskLogs   TaskLogs
 	Networks   Networks
+	DryRuns    DryRuns
 	Log        *slog.Logger // nil discards
 	Version    string       // of Shoal, such as "0.1.0"
 }
@@ -84,8 +86,10 @@ func (a *api) routes() []route {
 	all = append(all, a.volumeRoutes()...)
 	all = append(all, a.swarmRoutes()...)
 	all = append(all, a.upkeepRoutes()...)
+	all = append(all, a.dryRunRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
+	all = append(all, a.schedulerRoutes()...)
 	all = append(all, a.taskRoutes()...)
 	all = append(all, a.networkRoutes()...)
 	all = append(all, a.secretRoutes()...)

@@ -110,7 +110,7 @@ func (j *JoinClient) dial(ctx context.Context, dial Dialer, addr string, t pki.T
 	return conn, nil
 }
 
-// verify checks the chain that the manager showed: its certificate and the root.
+// verify checks the chain that the manager showed: its certificate, what links it to an older root, and the root.
 func (j *JoinClient) verify(certs []*x509.Certificate, t pki.Token) error {
 	if len(certs) < 2 {
 		return errors.New("what answers there is no manager of a swarm: it shows no certificate authority")
@@ -122,7 +122,7 @@ func (j *JoinClient) verify(certs []*x509.Certificate, t pki.Token) error {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(root)
-	p, err := pki.PeerOf(certs[0], roots, time.Now())
+	p, err := pki.PeerOf(certs[:len(certs)-1], roots, time.Now())
 	if err != nil {
 		return err
 	}

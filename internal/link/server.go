@@ -173,9 +173,9 @@ func (s *Server) handle(ctx context.Context, c net.Conn) error {
 		return err
 	}
 	if proto == protoRaft {
-		return s.takeRaft(ctx, newRaftConn(raw, conn, s, peer, state.PeerCertificates[0].NotAfter))
+		return s.takeRaft(ctx, newRaftConn(raw, conn, s, peer, validUntil(state.PeerCertificates[0])))
 	}
-	return s.takeLink(raw, conn, peer, state.PeerCertificates[0].NotAfter)
+	return s.takeLink(raw, conn, peer, validUntil(state.PeerCertificates[0]))
 }
 
 // serverTLS is the configuration for the protocol that the client names.

@@ -158,8 +158,11 @@ func verify(id *pki.Identity, certs []*x509.Certificate, now time.Time) (Peer, e
 	if len(certs) == 0 {
 		return Peer{}, errors.New("no certificate was presented")
 	}
-	p, err := pki.PeerOf(certs[0], id.Roots, now)
-	if err != nil {
+	p, err := pki.PeerOf(certs, id.Roots, now)
+	switch {
+	case err != nil && id.Former(certs[0]):
+		return Peer{}, formerRoot(certs[0])
+	case err != nil:
 		return Peer{}, err
 	}
 	if p.SwarmID != id.SwarmID {
@@ -201,7 +204,7 @@ func dialManager(ctx context.Context, dial Dialer, addr, proto string, id *pki.I
 			err = fmt.Errorf("node %s is not a manager", s.peer.NodeID)
 		}
 		if err == nil {
-			s.until = cs.PeerCertificates[0].NotAfter
+			s.until = validUntil(cs.PeerCertificates[0])
 		}
 		return err
 	}

@@ -85,11 +85,7 @@ func restored(ctx context.Context, st *state, records *store.Store, d swarm.Node
 	if err != nil {
 		return nil, err
 	}
-	validity := s.Spec.CAConfig.NodeCertExpiry
-	if validity == 0 {
-		validity = pki.DefaultValidity
-	}
-	cert, err := pki.Sign(ca, csr, st.SwarmID, st.NodeID, st.Role, validity, time.Now())
+	cert, err := pki.Sign(ca, csr, st.SwarmID, st.NodeID, st.Role, validity(s), time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("the backup's certificate authority: %w", err)
 	}
@@ -97,7 +93,7 @@ func restored(ctx context.Context, st *state, records *store.Store, d swarm.Node
 	if err != nil {
 		return nil, fmt.Errorf("the backup's certificate authority: %w", err)
 	}
-	d.TLSInfo = tlsInfo(id)
+	d.TLSInfo = id.TLSInfo()
 	self, err := newNode(st.NodeID, st.Role, &joinRequest{AdvertiseAddr: st.AdvertiseAddr, DataPathAddr: st.DataPathAddr, Description: d})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/agent"
@@ -67,17 +70,18 @@ func until(t *testing.T, what string, is func() bool) {
 	}
 }
 
-// TestASecretIsNowhereToBeRead makes a secret with known bytes, uses it on a node, and looks for them in every answer of
-// the API, in the logs at their most talkative, in the events, in what another node is sent, and on the disks of the
+// TestASecretIsNowhereToBeRead makes a secret with known bytes, which are the password of a registry too, uses it on a
+// node, and looks for them in every answer of the API, in the logs at their most talkative, in the events, in what another node is sent, and on the disks of the
 // manager and the node.
 func TestASecretIsNowhereToBeRead(t *testing.T) {
 	canary := strings.Repeat("canary-d3e9f1", 3) // a multiple of three bytes, so that it has one form in base64
 	encoded := base64.StdEncoding.EncodeToString([]byte(canary))
+	auth := base64.URLEncoding.EncodeToString([]byte(`{"username":"u","password":"` + canary + `"}`))
 	var logged, answered flood
 	log := slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	clean := func(where, text string) {
 		t.Helper()
-		if strings.Contains(text, canary) || strings.Contains(text, encoded) {
+		if strings.Contains(text, canary) || strings.Contains(text, encoded) || strings.Contains(text, auth) {
 			t.Errorf("%s has the secret", where)
 		}
 	}
@@ -147,6 +151,12 @@ func TestASecretIsNowhereToBeRead(t *testing.T) {
 	eng := fake.New()
 	t.Cleanup(eng.Close)
 	eng.AnyImage = true
+	eng.Door = func(_ reference.Named, a *registry.AuthConfig) error {
+		if a == nil || a.Password != canary {
+			return errors.New("who are you?")
+		}
+		return nil
+	}
 	c := control.New(nil)
 	c.Activate(&control.Manager{NodeID: "m1", Store: s, ReadBarrier: func(context.Context) error { return nil }, Leader: func() string { return "m1" }})
 	api := httpapi.New(httpapi.Config{
@@ -158,6 +168,9 @@ func TestASecretIsNowhereToBeRead(t *testing.T) {
 	ask := func(method, path, body string) string {
 		r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
+		if strings.HasPrefix(path, "/services/") {
+			r.Header.Set("X-Registry-Auth", auth)
+		}
 		w := httptest.NewRecorder()
 		api.ServeHTTP(w, r)
 		fmt.Fprintln(&answered, method, path, w.Code, w.Body)
@@ -205,6 +218,8 @@ func TestASecretIsNowhereToBeRead(t *testing.T) {
 	if !ok {
 		t.Fatal(answered.text())
 	}
+	ask("POST", fmt.Sprintf("/services/%s/update?version=%d", svc.ID, svc.Version.Index-1), `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"hello:1"}}}`)
+	ask("POST", fmt.Sprintf("/services/%s/update?version=%d", svc.ID, svc.Version.Index), `{"Name":"","TaskTemplate":{"ContainerSpec":{"Image":"hello:1"}}}`)
 	task := &cluster.Task{ServiceName: "web"}
 	task.ID, task.ServiceID, task.NodeID, task.Slot, task.DesiredState = "task1", svc.ID, "n1", 1, swarm.TaskStateRunning
 	task.Status.State, task.Spec = swarm.TaskStateAssigned, svc.Spec.TaskTemplate
@@ -221,7 +236,7 @@ func TestASecretIsNowhereToBeRead(t *testing.T) {
 		t.Fatalf("the task has not got its secret: %v", got)
 	}
 	for _, path := range []string{
-		"/secrets", "/secrets/pass", "/secrets/" + sec.ID, "/configs", "/services", "/services/web?insertDefaults=true", "/tasks", "/tasks/task1", "/swarm",
+		"/services/" + svc.ID, "/secrets", "/secrets/pass", "/secrets/" + sec.ID, "/configs", "/services", "/services/web?insertDefaults=true", "/tasks", "/tasks/task1", "/swarm",
 		"/nodes", "/nodes/n1", "/services/web/logs?stdout=1&stderr=1&details=1", "/tasks/task1/logs?stdout=1", "/containers/json?all=1", "/containers/" + container + "/json",
 		"/containers/" + container + "/logs?stdout=1&stderr=1", "/events?since=1&until=" + fmt.Sprint(time.Now().Unix()), "/info", "/volumes", "/images/json",
 	} {

@@ -15,7 +15,7 @@ import (
 // apiPrefix is where a manager serves the Engine API to other managers over a link.
 const apiPrefix = "/api"
 
-// leaderWait is how long a change waits for a leader: an election takes two to three seconds.
+// leaderWait is how long a change waits for a leader: an election takes a second, with a split vote three.
 const leaderWait = 4 * time.Second
 
 var apiVersion = regexp.MustCompile(`^/v[0-9]+\.[0-9]+`)

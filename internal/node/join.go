@@ -76,7 +76,7 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := m.manager.found(ctx, &r, st, ca, tlsInfo(id), n.describe(ctx)); err != nil {
+	if err := m.manager.found(ctx, &r, st, ca, id.TLSInfo(), n.describe(ctx)); err != nil {
 		return "", errors.Join(err, n.abandon(m))
 	}
 	return st.NodeID, nil
@@ -248,8 +248,8 @@ func (n *Node) Join(ctx context.Context, r swarm.JoinRequest) error {
 	defer cancel()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.member.Load() != nil {
-		return errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
+	if m := n.member.Load(); m != nil {
+		return errdefs.ErrUnavailable.WithMessage(strings.TrimSpace(alreadyInSwarm + " " + m.trouble()))
 	}
 	token, err := pki.ParseToken(r.JoinToken)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"shoal.dev/shoal/internal/pki"
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
+	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
@@ -29,7 +30,7 @@ import (
 	"shoal.dev/shoal/internal/store"
 )
 
-// barrierTimeout bounds how long a read waits to be current: an election takes two to three seconds.
+// barrierTimeout bounds how long a read waits to be current: an election takes a second, with a split vote three.
 const barrierTimeout = 4 * time.Second
 
 // manager is the part of a member that only managers have: the replica, the log and the control plane.
@@ -46,6 +47,7 @@ type manager struct {
 
 // openManager opens the port and the log. Nothing is served before run.
 func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, error) {
+	n.certifyAlone(dir, st, id)
 	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.machine.Dial, n.log)}
 	m.dispatch = dispatch.New(dispatch.Config{
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
@@ -124,7 +126,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	m.dispatch.BecomeLeader()
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {

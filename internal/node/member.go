@@ -39,6 +39,10 @@ type member struct {
 	link     atomic.Pointer[link.Link] // the agent's, nil while there is none
 	changing atomic.Bool               // the role is being changed
 	want     atomic.Pointer[swarm.NodeRole]
+	renewing sync.Mutex    // held while a certificate is asked for
+	reissue  chan struct{} // capacity 1: the certificate is to be renewed before its time
+	certs    certificates
+	refusal  refusal
 	cancel   context.CancelFunc
 	done     chan struct{}
 	err      error // why it ended; read after done
@@ -72,7 +76,7 @@ func (n *Node) resume(context.Context) error {
 
 // start begins a membership whose state and identity are on disk. n.mu is held.
 func (n *Node) start(st *state, id *pki.Identity) (*member, error) {
-	m := &member{st: *st, dir: n.swarmDir(), identity: pki.NewHolder(id), done: make(chan struct{})}
+	m := &member{st: *st, dir: n.swarmDir(), identity: pki.NewHolder(id), reissue: make(chan struct{}, 1), done: make(chan struct{})}
 	if st.Role == swarm.NodeRoleManager {
 		var err error
 		if m.manager, err = n.openManager(m.dir, st, m.identity); err != nil {
@@ -102,6 +106,9 @@ func (n *Node) start(st *state, id *pki.Identity) (*member, error) {
 	n.run(func(daemon context.Context) error {
 		select {
 		case <-daemon.Done():
+			if m.manager != nil {
+				m.manager.handOver(ctx)
+			}
 			cancel()
 			<-m.done
 			return nil
@@ -126,7 +133,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
-		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), StateDir: m.dir, Log: n.log,
+		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
 	})
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return m.renewals(ctx, n) })
@@ -137,16 +144,8 @@ func (m *member) run(ctx context.Context, n *Node) error {
 func (m *member) describe(n *Node) func(context.Context) swarm.NodeDescription {
 	return func(ctx context.Context) swarm.NodeDescription {
 		d := n.describe(ctx)
-		d.TLSInfo = tlsInfo(m.identity.Get())
+		d.TLSInfo = m.identity.Get().TLSInfo()
 		return d
-	}
-}
-
-func tlsInfo(id *pki.Identity) swarm.TLSInfo {
-	return swarm.TLSInfo{
-		TrustRoot:           string(id.RootPEM),
-		CertIssuerSubject:   id.Cert.Leaf.RawIssuer,
-		CertIssuerPublicKey: pki.RootPublicKey(id.RootPEM),
 	}
 }
 
@@ -157,6 +156,7 @@ func (m *member) connect(n *Node) func(context.Context) (agent.Session, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		l, err := link.Dial(ctx, addr, link.DialConfig{Identity: m.identity, Handler: n.serveManagers(), Dial: n.machine.Dial, Log: n.log})
+		m.judge(n, err)
 		if err != nil {
 			return agent.Session{}, fmt.Errorf("connecting to the manager at %s: %w", addr, err)
 		}
@@ -280,6 +280,9 @@ func (n *Node) swarmInfo() swarm.Info {
 		ControlAvailable: m.manager != nil, RemoteManagers: slices.Clone(m.st.Managers),
 	}
 	m.mu.Unlock()
+	if info.Error = m.trouble(); info.Error != "" {
+		info.LocalNodeState = swarm.LocalNodeStateError
+	}
 	if m.manager == nil {
 		return info
 	}
@@ -296,7 +299,7 @@ func (n *Node) swarmInfo() swarm.Info {
 		}
 	}
 	info.RemoteManagers = m.manager.managers()
-	if _, _, ok := m.manager.cons.Leader(); !ok {
+	if _, _, ok := m.manager.cons.Leader(); !ok && info.Error == "" {
 		info.Error = control.NoLeader
 	}
 	return info

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -58,31 +57,7 @@ func (s networks) Network(ctx context.Context, ref, scope string, _ bool) (*netw
 		i.ID, i.Name, i.Driver, i.Scope = ref, ref, "host", scope
 		return i, nil
 	}
-	all := s.all(ctx)
-	var named, found []*network.Inspect
-	for i := range all {
-		x := &all[i]
-		switch {
-		case scope != "" && x.Scope != scope:
-		case x.ID == ref:
-			return x, nil
-		case x.Name == ref:
-			named = append(named, x)
-		case ref != "" && strings.HasPrefix(x.ID, ref):
-			found = append(found, x)
-		}
-	}
-	by := "name"
-	if len(named) == 0 {
-		named, by = found, "ID prefix"
-	}
-	switch len(named) {
-	case 1:
-		return named[0], nil
-	case 0:
-		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s not found", ref))
-	}
-	return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("network %s is ambiguous (%d matches found based on %s)", ref, len(named), by))
+	return local.Pick(s.all(ctx), ref, scope)
 }
 
 // CreateNetwork implements httpapi.Networks. A network of the driver overlay is the swarm's.

@@ -21,6 +21,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/dryrun"
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/overlay"
@@ -41,6 +42,7 @@ type Node struct {
 	kernel  Kernel
 	control *control.Control
 	api     http.Handler // the Engine API without forwarding
+	tried   *dryrun.Runs
 
 	mu     longLock // held while the membership changes
 	run    func(func(context.Context) error)
@@ -97,7 +99,7 @@ func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	ready(n.forward(n.api))
+	ready(n.tried.Wrap(n.forward(n.api)))
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -131,9 +133,10 @@ func (n *Node) wire(m Machine) {
 	eng := m.Engine
 	n.machine, n.engine, n.kernel = m, eng, m.Kernel
 	n.control = control.New(eng)
+	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Control: n.control,
-		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, Log: n.log,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Control: n.control,
+		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
 }
 

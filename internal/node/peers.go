@@ -8,9 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
-
-	"shoal.dev/shoal/internal/control"
 	"shoal.dev/shoal/internal/link"
 	"shoal.dev/shoal/internal/pki"
 )
@@ -82,19 +79,4 @@ func (p *peers) close() {
 		}
 		<-pl.dialing
 	}
-}
-
-// leaderTransport sends requests to whoever leads when they are made.
-type leaderTransport struct{ m *manager }
-
-func (t leaderTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	_, addr, ok := t.m.cons.Leader()
-	if !ok {
-		return nil, errdefs.ErrUnavailable.WithMessage(control.NoLeader)
-	}
-	l, err := t.m.peers.to(r.Context(), addr)
-	if err != nil {
-		return nil, errdefs.ErrUnavailable.WithMessage("the swarm's leader at " + addr + " cannot be reached: " + err.Error())
-	}
-	return l.RoundTrip(r)
 }

@@ -189,6 +189,7 @@ func (m *manager) epoch() uint64 {
 func (m *member) lookForSuccessor(ctx context.Context, n *Node) error {
 	for {
 		if m.manager.waitLeader(ctx, successorAfter) {
+			m.judge(n, nil)
 			select {
 			case <-time.After(successorAfter):
 			case <-ctx.Done():
@@ -198,6 +199,7 @@ func (m *member) lookForSuccessor(ctx context.Context, n *Node) error {
 			n.run(func(ctx context.Context) error {
 				defer m.changing.Store(false)
 				if err := n.changeRole(ctx, m, swarm.NodeRoleWorker); err != nil {
+					m.judge(n, err)
 					n.log.Debug("no manager says that the swarm goes on without this one", "node", m.st.NodeID, "error", err)
 				}
 				return nil

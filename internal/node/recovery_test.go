@@ -81,7 +81,7 @@ func foundSwarm(t *testing.T) *testManager {
 		SwarmID: "sw", NodeID: "m1", Role: swarm.NodeRoleManager, ListenAddr: "127.0.0.1:0", AdvertiseAddr: "127.0.0.1:2399", DataPathPort: 4789, RaftKey: newRaftKey(),
 	}
 	m := openTestManager(t, t.TempDir(), st, id)
-	if err := m.found(t.Context(), &swarm.InitRequest{}, st, ca, tlsInfo(id), swarm.NodeDescription{Hostname: "node1"}); err != nil {
+	if err := m.found(t.Context(), &swarm.InitRequest{}, st, ca, id.TLSInfo(), swarm.NodeDescription{Hostname: "node1"}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = m.store.Update(t.Context(), func(tx *store.Tx) error {

@@ -37,6 +37,8 @@ type renewRequest struct {
 type renewResponse struct {
 	Cert []byte
 	Role swarm.NodeRole
+	// Root is the root certificate that the node is to trust from now on; empty: the one that it trusts.
+	Root []byte
 }
 
 // reissue signs a member's new certificate. It must run on the leader.
@@ -56,15 +58,11 @@ func (m *manager) reissue(req renewRequest) (renewResponse, error) {
 			role = swarm.NodeRoleManager
 		}
 	}
-	validity := s.Spec.CAConfig.NodeCertExpiry
-	if validity == 0 {
-		validity = pki.DefaultValidity
-	}
-	cert, err := pki.Sign(ca, req.CSR, s.ID, node.ID, role, validity, time.Now())
+	cert, err := pki.Sign(ca, req.CSR, s.ID, node.ID, role, validity(s), time.Now())
 	if err != nil {
 		return renewResponse{}, errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
-	return renewResponse{cert, role}, nil
+	return renewResponse{cert, role, ca.Cert}, nil
 }
 
 // renewAt is when to renew a certificate: at a random point between a half and four fifths of its life, as in Swarm, so
@@ -80,10 +78,14 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 	for {
 		select {
 		case <-time.After(time.Until(at)):
+		case <-m.reissue:
 		case <-ctx.Done():
 			return nil
 		}
 		role, err := m.renew(ctx)
+		if err != nil && m.manager != nil && pki.ValidAt(m.identity.Get(), time.Now()) != nil {
+			role, err = m.renewAlone()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -101,6 +103,8 @@ func (m *member) renewals(ctx context.Context, n *Node) error {
 func (m *member) renew(ctx context.Context) (swarm.NodeRole, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
 	key, csr, err := pki.NewRequest()
 	if err != nil {
 		return "", err
@@ -109,7 +113,15 @@ func (m *member) renew(ctx context.Context) (swarm.NodeRole, error) {
 	if err := m.askAny(ctx, pathRenew, renewRequest{CSR: csr}, &resp); err != nil {
 		return "", err
 	}
-	id, err := pki.NewIdentity(key, resp.Cert, m.identity.Get().RootPEM)
+	return m.use(key, &resp)
+}
+
+// use makes a certificate that was granted the node's.
+func (m *member) use(key []byte, resp *renewResponse) (swarm.NodeRole, error) {
+	if len(resp.Root) == 0 {
+		resp.Root = m.identity.Get().RootPEM
+	}
+	id, err := pki.NewIdentity(key, resp.Cert, resp.Root)
 	if err != nil {
 		return "", fmt.Errorf("the manager's answer: %w", err)
 	}

@@ -209,12 +209,8 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		if err != nil {
 			return err
 		}
-		validity := s.Spec.CAConfig.NodeCertExpiry
-		if validity == 0 {
-			validity = pki.DefaultValidity
-		}
 		id := cluster.NewID()
-		cert, err := pki.Sign(ca, req.CSR, s.ID, id, role, validity, now)
+		cert, err := pki.Sign(ca, req.CSR, s.ID, id, role, validity(s), now)
 		if err != nil {
 			return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 		}

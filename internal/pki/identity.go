@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,13 +26,14 @@ type Peer struct {
 // Identity is a node's key and certificate, with the swarm's root. It is immutable.
 type Identity struct {
 	Peer
-	// Cert has the node's certificate and key, without the root.
+	// Cert has the node's certificate and key, with what links it to an older root and without the root.
 	Cert tls.Certificate
 	// RootPEM is the swarm's root certificate; Roots holds it.
 	RootPEM []byte
 	Roots   *x509.CertPool
 
 	keyPEM, certPEM []byte
+	chain           []*x509.Certificate // of Cert
 }
 
 // NewIdentity puts together what a certificate request gave. It checks that key, certificate and root belong together; it does
@@ -51,7 +53,10 @@ func NewIdentity(keyPEM, certPEM, rootPEM []byte) (*Identity, error) {
 	}
 	id.Roots.AddCert(root)
 	// The time is one at which the certificate is valid: expiry is for whoever connects to judge.
-	if id.Peer, err = PeerOf(cert.Leaf, id.Roots, cert.Leaf.NotBefore.Add(time.Second)); err != nil {
+	if id.chain, err = parseChain(cert.Certificate); err != nil {
+		return nil, err
+	}
+	if id.Peer, err = PeerOf(id.chain, id.Roots, cert.Leaf.NotBefore.Add(time.Second)); err != nil {
 		return nil, err
 	}
 	return id, nil
@@ -75,7 +80,8 @@ func SaveIdentity(dir string, id *Identity) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("saving the node's identity: %w", err)
 	}
-	// The root first: it never changes for a node that is in a swarm, and a node file without a root is useless.
+	// The root first: a node file without a root is useless. Where the root is another than before, the certificate before was
+	// of the new root already, by way of the cross-signed one.
 	if err := writeFile(filepath.Join(dir, rootFile), id.RootPEM); err != nil {
 		return err
 	}
@@ -158,6 +164,6 @@ func (id *Identity) WithRoot() (tls.Certificate, error) {
 		return tls.Certificate{}, err
 	}
 	c := id.Cert
-	c.Certificate = [][]byte{id.Cert.Leaf.Raw, root.Raw}
+	c.Certificate = append(slices.Clone(id.Cert.Certificate), root.Raw)
 	return c, nil
 }

@@ -6,6 +6,7 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -63,7 +64,7 @@ func NewAuthority(now time.Time) (*cluster.Authority, error) {
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: rootName},
 		NotBefore:    now.Add(-backdate), NotAfter: now.Add(rootValidity),
-		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true,
+		IsCA: true, BasicConstraintsValid: true, MaxPathLen: 1, // room for the root that takes its place, cross-signed
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
@@ -94,7 +95,7 @@ func NewRequest() (keyPEM, csrPEM []byte, err error) {
 	return keyPEM, encodePEM(pemRequest, der), nil
 }
 
-// Sign makes a node's certificate. It takes nothing from the request but the key, after checking that the requester has
+// Sign makes a node's certificate, in PEM with what links it to the root that the nodes trust. It takes nothing from the request but the key, after checking that the requester has
 // it. The certificate is valid from an hour before now until validity after now, and not longer than the root.
 func Sign(a *cluster.Authority, csrPEM []byte, swarmID, nodeID string, role swarm.NodeRole, validity time.Duration, now time.Time) ([]byte, error) {
 	ou, err := unitOf(role)
@@ -108,7 +109,7 @@ func Sign(a *cluster.Authority, csrPEM []byte, swarmID, nodeID string, role swar
 	if err != nil {
 		return nil, err
 	}
-	root, key, err := parseAuthority(a)
+	root, key, chain, err := signer(a)
 	if err != nil {
 		return nil, err
 	}
@@ -139,25 +140,32 @@ func Sign(a *cluster.Authority, csrPEM []byte, swarmID, nodeID string, role swar
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate of node %s: %w", nodeID, err)
 	}
-	return encodePEM(pemCertificate, der), nil
+	return append(encodePEM(pemCertificate, der), chain...), nil
 }
 
-// PeerOf says who a certificate names, if one of the roots vouches for it at the time now.
-func PeerOf(cert *x509.Certificate, roots *x509.CertPool, now time.Time) (Peer, error) {
-	if cert == nil {
+// PeerOf says who the first certificate of a chain names, if one of the roots vouches for it at the time now, be it by the
+// chain's other certificates. Clocks may be apart by [Leeway].
+func PeerOf(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) (Peer, error) {
+	if len(chain) == 0 || chain[0] == nil {
 		return Peer{}, errors.New("no certificate was presented")
 	}
+	cert, between := chain[0], x509.NewCertPool()
+	for _, c := range chain[1:] {
+		between.AddCert(c)
+	}
 	name := cert.Subject.CommonName
+	at, ok := lenient(cert, now)
 	switch {
+	case ok:
 	case now.Before(cert.NotBefore):
 		return Peer{}, fmt.Errorf("the certificate of node %s is valid only from %s and it is %s here: the clocks of the two hosts differ; set them by NTP",
 			name, stamp(cert.NotBefore), stamp(now))
-	case now.After(cert.NotAfter):
+	default:
 		return Peer{}, fmt.Errorf("the certificate of node %s expired at %s and it is %s here: the node was away for too long, or a clock is wrong; "+
 			"set the clock, or let the node leave and join again", name, stamp(cert.NotAfter), stamp(now))
 	}
 	_, err := cert.Verify(x509.VerifyOptions{
-		Roots: roots, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return Peer{}, fmt.Errorf("the certificate of node %s is not of this swarm: %w", name, err)
@@ -220,26 +228,6 @@ func parseRequest(csrPEM []byte) (*x509.CertificateRequest, error) {
 	return csr, nil
 }
 
-func parseAuthority(a *cluster.Authority) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	root, err := parseRoot(a.Cert)
-	if err != nil {
-		return nil, nil, err
-	}
-	block, _ := pem.Decode(a.PrivateKey)
-	if block == nil {
-		return nil, nil, errors.New("the swarm's root key is missing")
-	}
-	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, nil, errors.New("the swarm's root key cannot be read") // the cause could quote the key
-	}
-	key, ok := k.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(root.PublicKey) {
-		return nil, nil, errors.New("the swarm's root key does not belong to its certificate")
-	}
-	return root, key, nil
-}
-
 func parseRoot(rootPEM []byte) (*x509.Certificate, error) {
 	block, _ := pem.Decode(rootPEM)
 	if block == nil || block.Type != pemCertificate {
@@ -258,7 +246,7 @@ func parseRoot(rootPEM []byte) (*x509.Certificate, error) {
 // RootPEM is the PEM text of a root certificate, the one that tokens have the digest of.
 func RootPEM(root *x509.Certificate) []byte { return encodePEM(pemCertificate, root.Raw) }
 
-func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+func encodeKey(key crypto.Signer) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, errors.New("the key cannot be encoded")

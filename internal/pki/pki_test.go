@@ -71,7 +71,7 @@ func TestNewAuthority(t *testing.T) {
 	if !ok || key.Curve != elliptic.P256() {
 		t.Errorf("key %T", c.PublicKey)
 	}
-	if c.Subject.CommonName != "swarm-ca" || !c.IsCA || !c.MaxPathLenZero {
+	if c.Subject.CommonName != "swarm-ca" || !c.IsCA || c.MaxPathLen != 1 {
 		t.Errorf("subject %s, CA %v", c.Subject, c.IsCA)
 	}
 	if got := c.NotAfter.Sub(testNow); got != 20*365*24*time.Hour {
@@ -170,7 +170,7 @@ func TestSignTakesOnlyTheKeyFromTheRequest(t *testing.T) {
 		strings.Join(c.DNSNames, " ") != "swarm-worker n1" || len(c.ExtKeyUsage) != 2 || !key.PublicKey.Equal(c.PublicKey) {
 		t.Errorf("signed %s, names %v, CA %v, usage %v", c.Subject, c.DNSNames, c.IsCA, c.ExtKeyUsage)
 	}
-	p, err := PeerOf(c, poolOf(t, a), testNow)
+	p, err := PeerOf([]*x509.Certificate{c}, poolOf(t, a), testNow)
 	if want := (Peer{SwarmID: "sw", NodeID: "n1", Role: swarm.NodeRoleWorker}); err != nil || p != want {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -220,7 +220,7 @@ func TestSignRefuses(t *testing.T) {
 		{"no validity", a, csr, "sw", "n", "worker", 0, testNow, "cannot be signed"},
 		{"expired root", a, csr, "sw", "n", "worker", time.Hour, testNow.Add(21 * 365 * 24 * time.Hour), "root certificate expired at 2046-"},
 		{"foreign key", &cluster.Authority{Cert: a.Cert, PrivateKey: other.PrivateKey}, csr, "sw", "n", "worker", time.Hour, testNow, "does not belong"},
-		{"no key", &cluster.Authority{Cert: a.Cert}, csr, "sw", "n", "worker", time.Hour, testNow, "key is missing"},
+		{"no key", &cluster.Authority{Cert: a.Cert}, csr, "sw", "n", "worker", time.Hour, testNow, "it is missing"},
 		{"no root", &cluster.Authority{PrivateKey: a.PrivateKey}, csr, "sw", "n", "worker", time.Hour, testNow, "not PEM"},
 	}
 	for _, tt := range tests {
@@ -245,7 +245,7 @@ func TestPeerOf(t *testing.T) {
 	}
 	good := sign(testNow, time.Hour)
 	// Signed by the authority for something else: no node may be made of it.
-	root, key, err := parseAuthority(a)
+	root, key, err := parseAuthority(a.Cert, a.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func TestPeerOf(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p, err := PeerOf(tt.cert, tt.roots, tt.now)
+			p, err := PeerOf([]*x509.Certificate{tt.cert}, tt.roots, tt.now)
 			if len(tt.want) == 0 {
 				if want := (Peer{"sw", "n1", swarm.NodeRoleManager}); err != nil || p != want {
 					t.Errorf("%+v, %v", p, err)

@@ -14,6 +14,7 @@ import (
 
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
+	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
@@ -34,7 +35,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart

@@ -109,15 +109,19 @@ func (s *Store) Apply(index uint64, data []byte) *Result {
 	defer txn.Abort()
 	res := &Result{Index: index, Groups: make([]error, len(e.Groups))}
 	var events []Event
+	l := loads{}
 	for i, g := range e.Groups {
 		if err := check(txn, g); err != nil {
 			res.Groups[i] = err
 			continue
 		}
 		for _, c := range g.Changes {
-			events = append(events, applyOne(txn, index, e.At, c))
+			e := applyOne(txn, index, e.At, c)
+			l.change(e.Old, e.New)
+			events = append(events, e)
 		}
 	}
+	l.write(txn)
 	txn.Commit()
 	s.advance(index, e.At)
 	s.notify(index, events)
@@ -176,7 +180,7 @@ func applyOne(txn *memdb.Txn, index uint64, at time.Time, c Change) Event {
 		m.CreatedAt, m.UpdatedAt = at, at
 		m.Version.Index, *o.GetStateVersion() = index, index
 	case c.Parts == PartState:
-		n := old.Clone()
+		n := cluster.Fork(old)
 		n.MergeState(o)
 		*n.GetStateVersion() = index
 		o = n

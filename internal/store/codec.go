@@ -82,7 +82,11 @@ func (g *Group) UnmarshalCBOR(data []byte) error {
 func (c Change) MarshalCBOR() ([]byte, error) {
 	w := wireChange{c.Kind, c.ID, c.Delete, c.Parts, c.Expect, c.ExpectState, nil}
 	if c.Value != nil {
-		b, err := encMode.Marshal(c.Value)
+		o := c.Value
+		if c.Parts == PartState {
+			o = cluster.StateOf(o) // the rest is not written
+		}
+		b, err := encMode.Marshal(o)
 		if err != nil {
 			return nil, err
 		}

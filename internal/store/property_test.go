@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -96,6 +97,10 @@ func TestStoreIsItsModel(t *testing.T) {
 					}
 					k.DesiredState = rapid.SampledFrom(desired).Draw(rt, "desired")
 					k.Status.State = rapid.SampledFrom(states).Draw(rt, "state")
+					if k.Version.Index == 0 {
+						cpu := rapid.Int64Range(0, 2).Draw(rt, "cpu")
+						k.Spec.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: cpu, MemoryBytes: 3 * cpu}}
+					}
 					k.NodeID = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(rt, "node")
 					switch what := rapid.IntRange(0, 3).Draw(rt, "what"); {
 					case k.Version.Index == 0:
@@ -146,6 +151,7 @@ func TestStoreIsItsModel(t *testing.T) {
 					rt.Fatalf("entry %d: %s", index, d)
 				}
 				checkIndexes(rt, s, m)
+				checkLoads(rt, s)
 			}
 			events, _ := w.Take()
 			for _, e := range events {
@@ -172,6 +178,38 @@ func encode(t *rapid.T, groups []store.Group) []byte {
 		t.Fatal(err)
 	}
 	return k.entry
+}
+
+// checkLoads compares the loads that the store keeps with what its tasks add up to, in snapshots and in transactions.
+func checkLoads(t *rapid.T, s *store.Store) {
+	want, got := map[string]store.Load{}, map[string]store.Load{}
+	for k := range store.List[*cluster.Task](s.Snapshot()) {
+		if k.TakesRoom() {
+			r := cluster.Reservations(&k.Spec)
+			l := want[k.NodeID]
+			want[k.NodeID] = store.Load{NodeID: k.NodeID, Tasks: l.Tasks + 1, NanoCPUs: l.NanoCPUs + r.NanoCPUs, MemoryBytes: l.MemoryBytes + r.MemoryBytes}
+		}
+	}
+	for l := range s.Snapshot().Loads() {
+		got[l.NodeID] = *l
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Fatal(d)
+	}
+	store.NewLocal(s)
+	defer s.SetProposer(nil)
+	gone := errors.New("not written")
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error {
+		for k := range store.List[*cluster.Task](s.Snapshot()) {
+			tx.Write(store.Delete(k))
+		}
+		for l := range tx.Loads() {
+			t.Fatalf("without tasks, %+v is left in the transaction", *l)
+		}
+		return gone
+	}); err != gone {
+		t.Fatal(err)
+	}
 }
 
 func checkIndexes(t *rapid.T, s *store.Store, m model) {

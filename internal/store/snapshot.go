@@ -156,6 +156,7 @@ func schema() *memdb.DBSchema {
 			"id": {Name: "id", Unique: true, Indexer: indexer(cluster.Object.Key)},
 		}}
 	}
+	db.Tables[tableLoad] = loadSchema()
 	add := func(k cluster.Kind, name string, f indexer) {
 		db.Tables[string(k)].Indexes[name] = &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: f}
 	}
@@ -198,8 +199,12 @@ func (s *Store) begin() *Tx {
 // Write adds a change to the transaction. The change's record must not be changed afterwards.
 func (tx *Tx) Write(c Change) {
 	tx.changes = append(tx.changes, c)
+	old := first(tx.txn, c.Kind, c.ID)
+	l := loads{}
+	l.change(old, c.Value)
+	l.write(tx.txn)
 	if c.Delete {
-		if old := first(tx.txn, c.Kind, c.ID); old != nil {
+		if old != nil {
 			must(tx.txn.Delete(string(c.Kind), old))
 		}
 		return
@@ -261,6 +266,9 @@ func (s *Store) Restore(r io.Reader) error {
 		_, err := txn.DeleteAll(string(k), "id")
 		must(err)
 	}
+	_, err := txn.DeleteAll(tableLoad, "id")
+	must(err)
+	l := loads{}
 	for {
 		var rec snapshotRecord
 		if err := dec.Decode(&rec); err != nil {
@@ -280,7 +288,9 @@ func (s *Store) Restore(r io.Reader) error {
 			return fmt.Errorf("the snapshot has a %s without an ID", rec.Kind)
 		}
 		must(txn.Insert(string(rec.Kind), o))
+		l.change(nil, o)
 	}
+	l.write(txn)
 	txn.Commit()
 	s.at = time.Time{}
 	s.advance(h.Index, h.At)

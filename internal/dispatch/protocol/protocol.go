@@ -71,7 +71,8 @@ type Frame struct {
 	Tasks []*cluster.Task `json:",omitempty"`
 	// Removed are the IDs of tasks whose record is gone.
 	Removed []string `json:",omitempty"`
-	// Files are the secrets and configs of the node's tasks that the agent does not have; in a complete frame, all.
+	// Files are the secrets, configs and credentials of the node's tasks that the agent does not have; in a complete
+	// frame, all.
 	Files []File `json:",omitempty"`
 	// DroppedFiles are the IDs of those that no task of the node uses any more.
 	DroppedFiles []string `json:",omitempty"`
@@ -84,7 +85,8 @@ type Frame struct {
 	OverlaysGone []string `json:",omitempty"`
 }
 
-// File is the payload of a secret or config. IDs are unique over both kinds.
+// File is the payload of a secret or config, or the credentials of a service, whose ID it has then: a map from
+// repositories to X-Registry-Auth headers. IDs are unique over all kinds.
 type File struct {
 	ID   string
 	Data []byte
@@ -193,6 +195,8 @@ type HeartbeatRequest struct {
 type HeartbeatResponse struct {
 	// Role is the role that the node is to have.
 	Role swarm.NodeRole
+	// Certificate is about the node's certificate; nil of a manager that has no state yet.
+	Certificate *Certificate `json:",omitempty"`
 }
 
 // HeardRequest says whom a manager hears.

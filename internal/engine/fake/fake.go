@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/registry"
 
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/health"
@@ -42,6 +44,8 @@ type Engine struct {
 	AnyImage bool
 	// PullTime and StartTime are how long a pull and a start take.
 	PullTime, StartTime time.Duration
+	// Door, if set, says whom the registry of an image lets in; auth is nil for nobody.
+	Door func(image reference.Named, auth *registry.AuthConfig) error
 	// Sandboxes, if set, gives containers their network as in the real engine.
 	Sandboxes engine.Sandboxes
 

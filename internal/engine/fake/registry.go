@@ -23,8 +23,13 @@ import (
 	"shoal.dev/shoal/internal/engine/ledger"
 )
 
-// offered returns the ID of what a pull of n would bring.
-func (e *Engine) offered(n reference.Named) (string, error) {
+// offered returns the ID of what a pull of n with the credentials would bring.
+func (e *Engine) offered(n reference.Named, auth *registry.AuthConfig) (string, error) {
+	if e.Door != nil {
+		if err := e.Door(n, auth); err != nil {
+			return "", err
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.failPulls != nil {
@@ -57,7 +62,7 @@ func (e *Engine) Pull(ctx context.Context, ref string, o engine.PullOptions, rep
 		return ledger.Errorf(errdefs.ErrNotFound, "no matching manifest for %s/%s in the manifest list entries", p.OS, p.Architecture)
 	}
 	if !o.AllTags {
-		return e.pullOne(ctx, n, report)
+		return e.pullOne(ctx, n, o.Auth, report)
 	}
 	e.mu.Lock()
 	var tags []string
@@ -73,14 +78,14 @@ func (e *Engine) Pull(ctx context.Context, ref string, o engine.PullOptions, rep
 		if err != nil {
 			return err
 		}
-		if err := e.pullOne(ctx, n, report); err != nil {
+		if err := e.pullOne(ctx, n, o.Auth, report); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *Engine) pullOne(ctx context.Context, n reference.Named, report func(jsonstream.Message)) error {
+func (e *Engine) pullOne(ctx context.Context, n reference.Named, auth *registry.AuthConfig, report func(jsonstream.Message)) error {
 	familiar := reference.FamiliarString(n)
 	_, pinned := n.(reference.Digested)
 	if id, err := e.find(n.String()); err == nil && pinned {
@@ -88,7 +93,7 @@ func (e *Engine) pullOne(ctx context.Context, n reference.Named, report func(jso
 		report(jsonstream.Message{Status: "Status: Image is up to date for " + familiar})
 		return nil
 	}
-	id, err := e.offered(n)
+	id, err := e.offered(n, auth)
 	if err != nil {
 		return err
 	}
@@ -173,12 +178,12 @@ func (e *Engine) Push(_ context.Context, ref string, o engine.PushOptions, repor
 }
 
 // Distribution implements engine.Registries.
-func (e *Engine) Distribution(_ context.Context, ref string, _ *registry.AuthConfig) (*registry.DistributionInspect, error) {
+func (e *Engine) Distribution(_ context.Context, ref string, auth *registry.AuthConfig) (*registry.DistributionInspect, error) {
 	n, err := ledger.ParseImageName(ref)
 	if err != nil {
 		return nil, err
 	}
-	id, err := e.offered(n)
+	id, err := e.offered(n, auth)
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ type allocator struct {
 
 // task plans one task, or says why it cannot.
 func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, problem string) {
-	c := t.Clone().(*cluster.Task)
+	c := cluster.Fork(t)
 	pending := swarm.TaskStatus{State: swarm.TaskStatePending, Message: "pending task scheduling", Timestamp: env.Now}
 	networks, problem := a.networks(t)
 	if problem == "" && len(networks) == 0 {
@@ -69,7 +69,7 @@ func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, pro
 			problem = why
 			break
 		}
-		c.NetworksAttachments = append(c.NetworksAttachments, swarm.NetworkAttachment{
+		c.NetworksAttachments = append(slices.Clip(c.NetworksAttachments), swarm.NetworkAttachment{
 			Network:   swarm.Network{ID: n.ID},
 			Addresses: []netip.Prefix{netip.PrefixFrom(addr, bits)},
 		})
@@ -80,7 +80,7 @@ func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, pro
 		if t.Status.Err == problem {
 			return store.Group{}, problem
 		}
-		c = t.Clone().(*cluster.Task)
+		c = cluster.Fork(t)
 		c.Status.Err, c.Status.Timestamp = problem, env.Now
 		return store.Group{Why: problem, Changes: []store.Change{store.PutState(c)}}, problem
 	}

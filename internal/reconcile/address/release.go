@@ -135,7 +135,7 @@ func planHeld(snap *store.Snapshot, env reconcile.Env) reconcile.Plan {
 			}
 			continue
 		}
-		n := t.Clone().(*cluster.Task)
+		n := cluster.Fork(t)
 		n.Released = true
 		plan.Groups = append(plan.Groups, store.Group{Why: "no node sends it connections any more", Changes: []store.Change{store.PutSpec(n)}})
 	}

@@ -23,8 +23,7 @@ const (
 // board is the nodes with what runs on them, during one plan.
 type board struct {
 	snap     *store.Snapshot
-	nodes    []*seat
-	byID     map[string]*seat
+	nodes    []seat // in the order of their IDs
 	services map[string]*count
 }
 
@@ -38,37 +37,67 @@ type count struct {
 type seat struct {
 	*cluster.Node
 	cpu, memory int64 // free, in billionths of a CPU and bytes
-	generic     pool
-	ports       map[cluster.HostPort]bool // that tasks have
-	tasks       int                       // that have not ended
+	tasks       int   // that have not ended
+	hash        uint64
+	detail      *detail // nil: nobody has asked yet
+}
+
+// detail is what of a node few tasks ask for: it is found by reading the node's tasks.
+type detail struct {
+	generic pool
+	ports   map[cluster.HostPort]bool // that tasks have
 }
 
 func newBoard(snap *store.Snapshot) *board {
-	b := &board{snap: snap, byID: map[string]*seat{}, services: map[string]*count{}}
+	b := &board{snap: snap, services: map[string]*count{}}
 	for n := range store.List[*cluster.Node](snap) {
-		s := &seat{Node: n, cpu: n.Description.Resources.NanoCPUs, memory: n.Description.Resources.MemoryBytes,
-			generic: newPool(n.Description.Resources.GenericResources)}
-		for t := range snap.TasksByNode(n.ID) {
-			if placed(t) && !t.Ended() {
-				s.take(t)
-				s.generic.take(t.GenericResources)
-			}
+		h := fnv.New64a()
+		h.Write([]byte(n.ID)) // a hash.Hash never fails
+		b.nodes = append(b.nodes, seat{Node: n, cpu: n.Description.Resources.NanoCPUs, memory: n.Description.Resources.MemoryBytes, hash: h.Sum64()})
+	}
+	for l := range snap.Loads() {
+		if s := b.seat(l.NodeID); s != nil {
+			s.cpu, s.memory, s.tasks = s.cpu-l.NanoCPUs, s.memory-l.MemoryBytes, l.Tasks
 		}
-		b.nodes = append(b.nodes, s)
-		b.byID[n.ID] = s
 	}
 	return b
 }
 
-// take books a task.
-func (s *seat) take(t *cluster.Task) {
-	for _, p := range t.NodePorts() {
-		if s.ports == nil {
-			s.ports = map[cluster.HostPort]bool{}
-		}
-		s.ports[p] = true
+// seat is the node's, or nil if it is gone.
+func (b *board) seat(node string) *seat {
+	i, ok := slices.BinarySearchFunc(b.nodes, node, func(s seat, id string) int { return cmp.Compare(s.ID, id) })
+	if !ok {
+		return nil
 	}
-	r := reservations(&t.Spec)
+	return &b.nodes[i]
+}
+
+// details are the seat's.
+func (b *board) details(s *seat) *detail {
+	if s.detail == nil {
+		s.detail = &detail{generic: newPool(s.Description.Resources.GenericResources), ports: map[cluster.HostPort]bool{}}
+		for t := range b.snap.TasksByNode(s.ID) {
+			if t.TakesRoom() {
+				s.detail.take(t)
+				s.detail.generic.take(t.GenericResources)
+			}
+		}
+	}
+	return s.detail
+}
+
+func (d *detail) take(t *cluster.Task) {
+	for _, p := range t.NodePorts() {
+		d.ports[p] = true
+	}
+}
+
+// book books a task that the plan places.
+func (b *board) book(s *seat, t *cluster.Task) {
+	if len(t.HostPorts) > 0 {
+		b.details(s).take(t)
+	}
+	r := cluster.Reservations(&t.Spec)
 	s.cpu -= r.NanoCPUs
 	s.memory -= r.MemoryBytes
 	s.tasks++
@@ -78,6 +107,7 @@ func (s *seat) take(t *cluster.Task) {
 const (
 	filterReady = iota
 	filterResources
+	filterPlugins
 	filterConstraints
 	filterPlatform
 	filterPorts
@@ -97,7 +127,7 @@ func explain(filter, nodes int) string {
 		return fmt.Sprintf("%d nodes not available for new tasks", nodes)
 	}
 	what := [...]string{
-		filterResources: "insufficient resources", filterConstraints: "scheduling constraints not satisfied",
+		filterResources: "insufficient resources", filterPlugins: "missing plugin", filterConstraints: "scheduling constraints not satisfied",
 		filterPlatform: "unsupported platform", filterPorts: "host-mode port already in use",
 	}[filter]
 	if nodes == 1 {
@@ -113,26 +143,30 @@ type job struct {
 	reserve     swarm.Resources
 	generic     map[string]int64 // by kind
 	ports       []cluster.HostPort
+	plugins     []swarm.PluginDescription
 	maxReplicas int
 	spread      []string // label descriptors
 	count       *count
 	seats       []*option
 	groups      map[string]int // the service's tasks by spread group
 	static      [filters]int   // how many nodes never pass, by filter
+	choice      *choice        // nil before the first task
+	refused     string         // see refusal; "" before the first
 }
 
 // option is a node that a job may choose.
 type option struct {
 	*seat
 	groups []string
-	hash   uint64 // orders equal nodes, see tie; 0: not computed
+	tie    uint64 // orders equal nodes
 	// blocked is the filter other than readiness and resources that the node never passes, or filters.
 	blocked int
 }
 
 func (b *board) newJob(t *cluster.Task, now time.Time) *job {
-	j := &job{board: b, task: t, reserve: reservations(&t.Spec), groups: map[string]int{}}
+	j := &job{board: b, task: t, reserve: cluster.Reservations(&t.Spec), groups: map[string]int{}}
 	j.ports = cluster.FixedHostPorts(t.HostPorts)
+	j.plugins = plugins(&t.Spec)
 	j.generic = wanted(j.reserve.GenericResources)
 	var constraints []cluster.Constraint
 	var platforms []swarm.Platform
@@ -152,13 +186,23 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		}
 	}
 	j.count = b.ofService(t.ServiceID, now)
-	for _, s := range b.nodes {
+	// Equal nodes are in another order in each plan, so that the first node of the list is nothing special.
+	h := fnv.New64a()
+	h.Write([]byte(t.ID))
+	seed := h.Sum64() | 1
+	options := make([]option, len(b.nodes))
+	j.seats = make([]*option, 0, len(b.nodes))
+	for i := range b.nodes {
+		s := &b.nodes[i]
 		if s.Status.State != swarm.NodeStateReady || s.Spec.Availability != swarm.NodeAvailabilityActive && s.Spec.Availability != "" {
 			j.static[filterReady]++
 			continue
 		}
-		o := &option{seat: s, blocked: filters}
+		o := &options[i]
+		o.seat, o.blocked, o.tie = s, filters, (s.hash^seed)*seed
 		switch {
+		case len(missingPlugins(j.plugins, s.Node)) > 0:
+			o.blocked = filterPlugins
 		case !valid || slices.ContainsFunc(constraints, func(c cluster.Constraint) bool { return !c.Match(s.Node) }):
 			o.blocked = filterConstraints
 		case !cluster.RunsOn(platforms, s.Description.Platform):
@@ -169,7 +213,7 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	}
 	if len(j.spread) > 0 {
 		for id, n := range j.count.own {
-			if s := b.byID[id]; s != nil {
+			if s := b.seat(id); s != nil {
 				for _, g := range j.groupsOf(s.Node) {
 					j.groups[g] += n
 				}
@@ -215,22 +259,33 @@ func (b *board) ofService(id string, now time.Time) *count {
 // place books the best node for the task, with the generic resources that it is given there, or returns nil if there is
 // none.
 func (j *job) place(t *cluster.Task) (*cluster.Node, []swarm.GenericResource) {
-	var best *option
-	for _, o := range j.seatsOf(t) {
-		o.hash = 0
-		if j.check(o) == filters && (best == nil || j.better(o, best, t)) {
-			best = o
-		}
-	}
+	best := j.best(t)
 	if best == nil {
 		return nil, nil
 	}
-	best.take(t)
+	j.board.book(best.seat, t)
 	j.count.own[best.ID]++
 	for _, g := range best.groups {
 		j.groups[g]++
 	}
-	return best.Node, best.generic.claim(j.generic)
+	if len(j.generic) == 0 {
+		return best.Node, nil
+	}
+	return best.Node, j.board.details(best.seat).generic.claim(j.generic)
+}
+
+// best is the node to place the task on, or nil.
+func (j *job) best(t *cluster.Task) *option {
+	if !t.Global {
+		if j.choice == nil {
+			j.choice = newChoice(j, j.seats)
+		}
+		return j.choice.best()
+	}
+	if only := j.seatsOf(t); len(only) > 0 && j.check(only[0]) == filters {
+		return only[0]
+	}
+	return nil
 }
 
 // seatsOf are the nodes that the task may choose: one of a global service has no choice.
@@ -246,7 +301,7 @@ func (j *job) seatsOf(t *cluster.Task) []*option {
 }
 
 // refusal says in Swarm's words why there is no node, the most frequent reason first, or why a global task's node is
-// none.
+// none. It is asked once the plan places nothing more.
 func (j *job) refusal(t *cluster.Task) string {
 	if t.Global {
 		if o := j.seatsOf(t); len(o) > 0 {
@@ -254,24 +309,28 @@ func (j *job) refusal(t *cluster.Task) string {
 		}
 		return explain(filterReady, 1)
 	}
-	failed := j.static
-	for _, o := range j.seats {
-		if f := j.check(o); f != filters {
-			failed[f]++
+	if j.refused == "" {
+		failed := j.static
+		for _, o := range j.seats {
+			if f := j.check(o); f != filters {
+				failed[f]++
+			}
 		}
+		j.refused = sentence(failed)
 	}
-	return sentence(failed)
+	return j.refused
 }
 
 // check is the first filter that the node does not pass now, or filters.
 func (j *job) check(o *option) int {
-	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory || !o.generic.has(j.generic) {
+	if j.reserve.NanoCPUs > 0 && j.reserve.NanoCPUs > o.cpu || j.reserve.MemoryBytes > 0 && j.reserve.MemoryBytes > o.memory ||
+		len(j.generic) > 0 && !j.board.details(o.seat).generic.has(j.generic) {
 		return filterResources
 	}
 	if o.blocked != filters {
 		return o.blocked
 	}
-	if slices.ContainsFunc(j.ports, func(p cluster.HostPort) bool { return o.ports[p] }) {
+	if len(j.ports) > 0 && slices.ContainsFunc(j.ports, func(p cluster.HostPort) bool { return j.board.details(o.seat).ports[p] }) {
 		return filterPorts
 	}
 	if j.maxReplicas > 0 && j.count.own[o.ID] >= j.maxReplicas {
@@ -282,33 +341,6 @@ func (j *job) check(o *option) int {
 
 // failures is how badly the service fares on the node; a few failures are nothing.
 func (j *job) failures(o *option) int { return max(j.count.failures[o.ID], maxFailures-1) }
-
-// better says whether a is to be preferred to b: a node where the service does not keep failing, in the spread group
-// with the fewest of its tasks, with the fewest of its tasks, with the fewest tasks at all.
-func (j *job) better(a, b *option, t *cluster.Task) bool {
-	if fa, fb := j.failures(a), j.failures(b); fa != fb {
-		return fa < fb
-	}
-	for i := range j.spread {
-		if ga, gb := j.groups[a.groups[i]], j.groups[b.groups[i]]; ga != gb {
-			return ga < gb
-		}
-	}
-	if c := cmp.Or(cmp.Compare(j.count.own[a.ID], j.count.own[b.ID]), cmp.Compare(a.tasks, b.tasks)); c != 0 {
-		return c < 0
-	}
-	return cmp.Or(cmp.Compare(a.tie(t), b.tie(t)), cmp.Compare(a.ID, b.ID)) < 0
-}
-
-// tie orders equal nodes differently for each task, so that the first node of the list is nothing special.
-func (o *option) tie(t *cluster.Task) uint64 {
-	if o.hash == 0 {
-		h := fnv.New64a()
-		h.Write([]byte(t.ID + "/" + o.ID)) // a hash.Hash never fails
-		o.hash = h.Sum64() | 1
-	}
-	return o.hash
-}
 
 func sentence(failed [filters]int) string {
 	var order []int

@@ -105,7 +105,7 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 			left = append(left, t)
 			continue
 		}
-		c := t.Clone().(*cluster.Task)
+		c := cluster.Fork(t)
 		c.NodeID, c.GenericResources = n.ID, generic
 		c.Status = swarm.TaskStatus{State: swarm.TaskStateAssigned, Message: "scheduler assigned task to node", Timestamp: env.Now}
 		if t.Global {
@@ -119,7 +119,7 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 		problem := job(t).refusal(t)
 		plan.Reasons = append(plan.Reasons, "task "+t.ID+": "+problem)
 		if t.Status.Err != problem {
-			c := t.Clone().(*cluster.Task)
+			c := cluster.Fork(t)
 			c.Status.Err, c.Status.Timestamp = problem, env.Now
 			plan.Groups = append(plan.Groups, store.Group{Why: problem, Changes: []store.Change{store.PutState(c)}})
 		}
@@ -135,13 +135,8 @@ type jobKey struct {
 
 // sameWants says whether two tasks ask the same of a node.
 func sameWants(a, b *cluster.Task) bool {
-	return a == b || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement) && slices.Equal(a.HostPorts, b.HostPorts) &&
-		reflect.DeepEqual(reservations(&a.Spec), reservations(&b.Spec))
-}
-
-func reservations(s *swarm.TaskSpec) swarm.Resources {
-	if s.Resources == nil || s.Resources.Reservations == nil {
-		return swarm.Resources{}
-	}
-	return *s.Resources.Reservations
+	return a == b || slices.Equal(a.HostPorts, b.HostPorts) &&
+		(a.Spec.ContainerSpec == b.Spec.ContainerSpec || slices.Equal(plugins(&a.Spec), plugins(&b.Spec))) &&
+		(a.Spec.Placement == b.Spec.Placement || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement)) &&
+		(a.Spec.Resources == b.Spec.Resources || reflect.DeepEqual(cluster.Reservations(&a.Spec), cluster.Reservations(&b.Spec)))
 }

@@ -246,7 +246,7 @@ func (r *reaper) nodeGone(id string) bool {
 // end gives a task that nobody reports on its last status. Writing both parts makes sure that it has not been placed
 // at the same time.
 func (r *reaper) end(t *cluster.Task) {
-	c := t.Clone().(*cluster.Task)
+	c := cluster.Fork(t)
 	c.Status.Timestamp, c.Status.Err = r.env.Now, ""
 	c.Status.State, c.Status.Message = swarm.TaskStateShutdown, "shutdown"
 	why := "the task never had a node"

@@ -176,7 +176,7 @@ func (pl *plan) remove(t *cluster.Task, why string) {
 
 // desire is the change that gives a task a desired state.
 func desire(t *cluster.Task, s swarm.TaskState) store.Change {
-	c := t.Clone().(*cluster.Task)
+	c := cluster.Fork(t)
 	c.DesiredState = s
 	return store.PutSpec(c)
 }

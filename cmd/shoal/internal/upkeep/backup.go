@@ -17,6 +17,8 @@ import (
 	"github.com/docker/cli/cli/command"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+
+	"shoal.dev/shoal/cmd/shoal/internal/daemon"
 )
 
 // A backup begins with this and ends with the SHA-256 digest of all before; see internal/store.
@@ -36,7 +38,7 @@ ends the file, and the client reads the file back.
 The file is not encrypted and holds the swarm's private keys and every secret. It is made readable by its owner only.`,
 		Args:                  cli.ExactArgs(1),
 		RunE:                  func(cmd *cobra.Command, args []string) error { return runBackup(cmd.Context(), dockerCLI, args[0]) },
-		Annotations:           onManager(),
+		Annotations:           daemon.OnManager(),
 		DisableFlagsInUseLine: true,
 	}
 }
@@ -45,12 +47,12 @@ func runBackup(ctx context.Context, dockerCLI command.Cli, file string) error {
 	if file == "-" && dockerCLI.Out().IsTerminal() {
 		return errors.New("cowardly refusing to save to a terminal. Name a file or redirect")
 	}
-	resp, err := ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/swarm/backup", "", nil)
+	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/swarm/backup", "", nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if why := resp.Header.Get(staleHeader); why != "" {
+	if why := resp.Header.Get(daemon.StaleHeader); why != "" {
 		fmt.Fprintln(dockerCLI.Err(), "WARNING:", why)
 	}
 	if file == "-" {
@@ -169,13 +171,13 @@ func runRestore(ctx context.Context, dockerCLI command.Cli, file string, o resto
 		return err
 	}
 	q := url.Values{"advertise": {o.advertise}, "listen": {o.listen}, "datapath": {o.dataPath}}
-	resp, err := ask(ctx, dockerCLI, http.MethodPost, "/shoal/v1/swarm/restore?"+q.Encode(), backupType, f)
+	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodPost, "/shoal/v1/swarm/restore?"+q.Encode(), backupType, f)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	var id string
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxRefusal)).Decode(&id); err != nil {
+	if err := json.NewDecoder(io.LimitReader(resp.Body, daemon.MaxRefusal)).Decode(&id); err != nil {
 		return fmt.Errorf("reading the daemon's answer: %w", err)
 	}
 	fmt.Fprintf(dockerCLI.Out(), "Swarm restored: current node (%s) is now its only manager.\n\n"+

@@ -16,6 +16,8 @@ import (
 	"github.com/docker/cli/templates"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+
+	"shoal.dev/shoal/cmd/shoal/internal/daemon"
 )
 
 // The exit codes of `swarm health`, for monitoring.
@@ -63,7 +65,7 @@ leader is missing and changes are refused, 3 it is not known.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runHealth(cmd.Context(), dockerCLI, format)
 		},
-		Annotations:           onManager(),
+		Annotations:           daemon.OnManager(),
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().StringVar(&format, "format", "", "Format output using a custom template: 'json' or a Go template")
@@ -72,7 +74,7 @@ leader is missing and changes are refused, 3 it is not known.`,
 
 func runHealth(ctx context.Context, dockerCLI command.Cli, format string) error {
 	unknown := func(err error) error { return cli.StatusError{StatusCode: exitUnknown, Status: err.Error()} }
-	resp, err := ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/swarm/health", "", nil)
+	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/swarm/health", "", nil)
 	if err != nil {
 		return unknown(err)
 	}
