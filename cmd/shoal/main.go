@@ -28,6 +28,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"shoal.dev/shoal/cmd/shoal/internal/access"
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
@@ -195,6 +196,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	commands.AddCommands(root, tried)
 	upkeep.AddCommands(root, tried)
 	service.AddCommands(root, tried)
+	access.AddFlags(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 	tried.AddCommands(root)

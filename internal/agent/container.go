@@ -139,6 +139,9 @@ func hostConfig(t *cluster.Task, c *swarm.ContainerSpec) (*container.HostConfig,
 	if cluster.OnHostNetwork(&t.Spec) {
 		h.NetworkMode = "host"
 	}
+	if a := t.Access; a != nil {
+		h.Privileged, h.Devices = a.Privileged, a.Devices
+	}
 	return h, nil
 }
 

@@ -48,3 +48,19 @@ func TestHostPorts(t *testing.T) {
 		t.Errorf("a task that publishes nothing has %v", st)
 	}
 }
+
+func TestAccess(t *testing.T) {
+	k := &cluster.Task{}
+	k.Spec.ContainerSpec = &swarm.ContainerSpec{Image: "hello:1"}
+	s, err := containerSpec(k, "n1")
+	if err != nil || s.HostConfig.Privileged || s.HostConfig.Devices != nil {
+		t.Fatalf("without labels: %+v, %v", s.HostConfig, err)
+	}
+	k.Access = &cluster.Access{Privileged: true, Devices: []container.DeviceMapping{{PathOnHost: "/dev/a", PathInContainer: "/dev/b", CgroupPermissions: "r"}}}
+	if s, err = containerSpec(k, "n1"); err != nil || !s.HostConfig.Privileged {
+		t.Fatalf("privileged: %+v, %v", s.HostConfig, err)
+	}
+	if d := cmp.Diff(k.Access.Devices, s.HostConfig.Devices); d != "" {
+		t.Error(d)
+	}
+}

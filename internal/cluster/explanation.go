@@ -18,7 +18,7 @@ type Explanation struct {
 // NodeVerdict is what the scheduler says of a node for a service's next task.
 type NodeVerdict struct {
 	ID, Hostname string
-	// Filter is the first filter that the node does not pass, "" if it passes all: "ready", "resources", "constraints",
+	// Filter is the first filter that the node does not pass, "" if it passes all: "ready", "resources", "privileges", "constraints",
 	// "platform", "plugins", "disk", "ports" or "max replicas".
 	Filter string `json:",omitempty"`
 	// Refusal says why, with what is asked and what there is.

@@ -55,10 +55,12 @@ func (t *Task) NodePorts() []HostPort {
 	return fixed
 }
 
-// Follows says whether the task is what the service says: of its template, with the ports that it publishes in host mode.
+// Follows says whether the task is what the service says: of its template, with the ports that it publishes in host mode
+// and what it is given of its node.
 func (t *Task) Follows(s *Service) bool {
 	return t.SpecVersion == s.Version.Index ||
-		reflect.DeepEqual(t.Spec, s.Spec.TaskTemplate) && slices.Equal(t.HostPorts, HostPorts(s.Spec.EndpointSpec))
+		reflect.DeepEqual(t.Spec, s.Spec.TaskTemplate) && slices.Equal(t.HostPorts, HostPorts(s.Spec.EndpointSpec)) &&
+			reflect.DeepEqual(t.Access, AccessOf(s))
 }
 
 // protocolOf is the port's protocol; the API's default is TCP.

@@ -57,6 +57,8 @@ type Task struct {
 	Released bool `json:",omitempty"`
 	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
 	HostPorts []swarm.PortConfig `json:",omitempty"`
+	// Access is what the container is given of its node beyond Docker's, as its service said when it was made.
+	Access *Access `json:",omitempty"`
 	// Attempt counts the tasks that its slot had since the service's specification last changed.
 	Attempt uint64 `json:",omitempty"`
 	// RunningAt and EndedAt are when it was first known to run and to have ended, in swarm time: Status.Timestamp is the

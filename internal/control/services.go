@@ -89,6 +89,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if have, ok := tx.ServiceByName(spec.Name); ok {
 			return errdefs.ErrAlreadyExists.WithMessage("name conflicts with an existing object: service " + have.Spec.Name + " already exists")
 		}
+		if err := checkAccess(tx.Snapshot, s, nil); err != nil {
+			return err
+		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err
 		}
@@ -262,6 +265,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		}
 		if modeOf(s.Spec.Mode) != modeOf(old.Spec.Mode) {
 			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
+		}
+		if err := checkAccess(tx.Snapshot, s, old); err != nil {
+			return err
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err

@@ -107,6 +107,7 @@ func (b *board) book(s *seat, t *cluster.Task) {
 const (
 	filterReady = iota
 	filterResources
+	filterAccess
 	filterPlugins
 	filterConstraints
 	filterPlatform
@@ -119,6 +120,9 @@ const (
 func explain(filter, nodes int) string {
 	if filter == filterMaxReplicas {
 		return "max replicas per node limit exceed"
+	}
+	if filter == filterAccess {
+		return notAllowed
 	}
 	if filter == filterReady {
 		if nodes == 1 {
@@ -190,6 +194,7 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 	h := fnv.New64a()
 	h.Write([]byte(t.ID))
 	seed := h.Sum64() | 1
+	refused := forbidden(b.snap, t)
 	options := make([]option, len(b.nodes))
 	j.seats = make([]*option, 0, len(b.nodes))
 	for i := range b.nodes {
@@ -201,6 +206,8 @@ func (b *board) newJob(t *cluster.Task, now time.Time) *job {
 		o := &options[i]
 		o.seat, o.blocked, o.tie = s, filters, (s.hash^seed)*seed
 		switch {
+		case refused:
+			o.blocked = filterAccess
 		case len(missingPlugins(j.plugins, s.Node)) > 0:
 			o.blocked = filterPlugins
 		case !valid || slices.ContainsFunc(constraints, func(c cluster.Constraint) bool { return !c.Match(s.Node) }):

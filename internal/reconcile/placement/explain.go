@@ -17,7 +17,7 @@ import (
 
 // filterNames are what explanations call the filters.
 var filterNames = [filters]string{
-	filterReady: "ready", filterResources: "resources", filterPlugins: "plugins", filterConstraints: "constraints", filterPlatform: "platform",
+	filterReady: "ready", filterResources: "resources", filterAccess: "privileges", filterPlugins: "plugins", filterConstraints: "constraints", filterPlatform: "platform",
 	filterPorts: "ports", filterMaxReplicas: "max replicas",
 }
 
@@ -28,6 +28,7 @@ func Explain(snap *store.Snapshot, svc *cluster.Service, now time.Time) cluster.
 		Waiting: []cluster.WaitingTasks{}, Failures: failures(snap, svc.ID)}
 	b := newBoard(snap)
 	next := &cluster.Task{HostPorts: cluster.HostPorts(svc.Spec.EndpointSpec)}
+	next.Access = cluster.AccessOf(svc)
 	next.ServiceID, next.Spec = svc.ID, svc.Spec.TaskTemplate
 	j := b.newJob(next, now)
 

@@ -49,6 +49,8 @@ func matters(e store.Event) bool {
 			return old == nil || !pending(old)
 		}
 		return old != nil && placed(old) && (t.Ended() != old.Ended() || t.WantsToRun() != old.WantsToRun())
+	case cluster.KindSwarm:
+		return allows(e)
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
@@ -135,7 +137,7 @@ type jobKey struct {
 
 // sameWants says whether two tasks ask the same of a node.
 func sameWants(a, b *cluster.Task) bool {
-	return a == b || slices.Equal(a.HostPorts, b.HostPorts) &&
+	return a == b || slices.Equal(a.HostPorts, b.HostPorts) && (a.Access == nil) == (b.Access == nil) &&
 		(a.Spec.ContainerSpec == b.Spec.ContainerSpec || slices.Equal(plugins(&a.Spec), plugins(&b.Spec))) &&
 		(a.Spec.Placement == b.Spec.Placement || reflect.DeepEqual(a.Spec.Placement, b.Spec.Placement)) &&
 		(a.Spec.Resources == b.Spec.Resources || reflect.DeepEqual(cluster.Reservations(&a.Spec), cluster.Reservations(&b.Spec)))

@@ -395,6 +395,7 @@ func (pl *plan) newTask(p place) *cluster.Task {
 	t.Labels = pl.svc.Spec.Labels
 	t.Spec = pl.svc.Spec.TaskTemplate
 	t.HostPorts = cluster.HostPorts(pl.svc.Spec.EndpointSpec)
+	t.Access = cluster.AccessOf(pl.svc)
 	t.ServiceID = pl.svc.ID
 	t.Slot, t.NodeID = p.number, p.node
 	t.DesiredState = pl.goal()
