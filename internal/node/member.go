@@ -70,7 +70,14 @@ func (n *Node) resume(context.Context) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	_, err = n.start(st, id)
+	m, err := n.start(st, id)
+	if err == nil && m.manager != nil && !st.Bootstrap && !m.manager.votes() {
+		// The daemon's last life ended between the certificate of a manager and the vote.
+		n.run(func(ctx context.Context) error {
+			m.enlistLater(ctx, n)
+			return nil
+		})
+	}
 	return err
 }
 

@@ -383,15 +383,15 @@ func (c *conn) fail(err error) {
 	c.in.poke()
 }
 
-func (c *conn) state() (err error, read, write time.Time) {
+func (c *conn) state() (read, write time.Time, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.err, c.readDeadline, c.writeDeadline
+	return c.readDeadline, c.writeDeadline, c.err
 }
 
 func (c *conn) Read(p []byte) (int, error) {
 	for {
-		err, deadline, _ := c.state()
+		deadline, _, err := c.state()
 		now := time.Now()
 		switch {
 		case err != nil:
@@ -437,7 +437,7 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	err, _, deadline := c.state()
+	_, deadline, err := c.state()
 	switch {
 	case err != nil:
 		return 0, c.opError("write", err)
@@ -450,7 +450,7 @@ func (c *conn) Write(p []byte) (int, error) {
 
 // upkeep breaks the connection if the other end does not acknowledge, or is gone and its kernel says so.
 func (c *conn) upkeep() {
-	if err, _, _ := c.state(); err != nil {
+	if _, _, err := c.state(); err != nil {
 		c.f.mu.Lock()
 		delete(c.f.conns, c)
 		c.f.mu.Unlock()
@@ -458,7 +458,7 @@ func (c *conn) upkeep() {
 	}
 	back := path{c.out.path.to, c.out.path.from}
 	open := c.f.open(c.out.path) && c.f.open(back)
-	otherErr, _, _ := c.other.state()
+	_, _, otherErr := c.other.state()
 	switch {
 	case open && otherErr != nil && !errors.Is(otherErr, errFin):
 		c.fail(syscall.ECONNRESET)
@@ -475,7 +475,7 @@ func (c *conn) upkeep() {
 var errFin = fmt.Errorf("closed by this end: %w", net.ErrClosed)
 
 func (c *conn) Close() error {
-	if err, _, _ := c.state(); err == nil {
+	if _, _, err := c.state(); err == nil {
 		c.out.push(nil, true)
 	}
 	c.fail(errFin)

@@ -206,9 +206,10 @@ func (w *world) anyManager(first int, do func(*host) bool) bool {
 }
 
 // setNode changes a node's specification through some manager.
-func (w *world) setNode(h *host, change func(*swarm.NodeSpec)) bool {
-	id := h.id()
-	return w.anyManager(int(mix(w.seed, uint64(len(id)))%7), func(m *host) bool {
+func (w *world) setNode(h *host, change func(*swarm.NodeSpec)) bool { return w.setNodeID(h.id(), change) }
+
+func (w *world) setNodeID(id string, change func(*swarm.NodeSpec)) bool {
+	return w.anyManager(int(mix(w.seed)%7), func(m *host) bool {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		a, err := m.ask(ctx, http.MethodGet, "/nodes/"+id, nil)

@@ -111,6 +111,9 @@ func (w *world) admit() string {
 		if w.hostOf(n.ID) != nil {
 			continue
 		}
+		if n.Spec.Role == swarm.NodeRoleManager { // its host lost it before it was a voter
+			w.setNodeID(n.ID, func(s *swarm.NodeSpec) { s.Role = swarm.NodeRoleWorker })
+		}
 		w.anyManager(0, func(m *host) bool {
 			a, err := w.do(m, patience, http.MethodDelete, "/nodes/"+n.ID+"?force=1", nil)
 			return err == nil && a.status == http.StatusOK
