@@ -206,7 +206,9 @@ func (w *world) anyManager(first int, do func(*host) bool) bool {
 }
 
 // setNode changes a node's specification through some manager.
-func (w *world) setNode(h *host, change func(*swarm.NodeSpec)) bool { return w.setNodeID(h.id(), change) }
+func (w *world) setNode(h *host, change func(*swarm.NodeSpec)) bool {
+	return w.setNodeID(h.id(), change)
+}
 
 func (w *world) setNodeID(id string, change func(*swarm.NodeSpec)) bool {
 	return w.anyManager(int(mix(w.seed)%7), func(m *host) bool {
