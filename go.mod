@@ -135,6 +135,7 @@ require (
 	github.com/moby/profiles/apparmor v0.1.0
 	github.com/moby/profiles/seccomp v0.2.4
 	github.com/moby/sys/user v0.4.1
+	github.com/tidwall/btree v1.8.2
 )
 
 require github.com/moby/sys/userns v0.2.1 // indirect
@@ -150,7 +151,6 @@ require (
 
 require (
 	github.com/google/go-cmp v0.7.0
-	github.com/hashicorp/go-memdb v1.3.2
 	github.com/hashicorp/yamux v0.1.2
 	github.com/rogpeppe/go-internal v1.14.1
 	go.opentelemetry.io/proto/otlp v1.11.0 // indirect

@@ -94,7 +94,7 @@ var foreign = []struct {
 }{
 	// link hands Raft its streams, as Raft's own interface.
 	{"github.com/hashicorp/raft", []string{"internal/consensus", "internal/link", "internal/sim", "bench/scale"}},
-	{"github.com/hashicorp/go-memdb", []string{"internal/store"}},
+	{"github.com/tidwall/btree", []string{"internal/store"}},
 	{"github.com/hashicorp/yamux", []string{"internal/link"}},
 	{"go.etcd.io/bbolt", []string{"internal/consensus", "internal/agent", "internal/engine/*"}},
 	{"github.com/containerd/containerd/v2", []string{"internal/engine/*", "cmd/containerd-shim-shoal-v1"}},

@@ -79,7 +79,7 @@ func TestPollSaysWhatItWaitedFor(t *testing.T) {
 }
 
 func TestKernelFigures(t *testing.T) {
-	if mb, err := pss(os.Getpid()); err != nil || mb <= 0 {
+	if mb, err := PSS(os.Getpid()); err != nil || mb <= 0 {
 		t.Errorf("memory %v MB, %v", mb, err)
 	}
 	if d, err := machineCPU(); err != nil || d <= 0 {

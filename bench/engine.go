@@ -148,7 +148,7 @@ func memory(ctx context.Context, g *rig, r *Report, _ int) (err error) {
 	}
 	var sum float64
 	for pid := range shims {
-		mb, err := pss(pid)
+		mb, err := PSS(pid)
 		if err != nil {
 			return err
 		}

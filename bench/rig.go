@@ -316,7 +316,7 @@ func (r *rig) daemonPSS(n int) (float64, error) {
 	}
 	var sum float64
 	for _, pid := range pids {
-		mb, err := pss(pid)
+		mb, err := PSS(pid)
 		if err != nil {
 			return 0, err
 		}
@@ -346,8 +346,8 @@ func machineCPU() (time.Duration, error) {
 	return sum, nil
 }
 
-// pss is the memory of a process in MB, its part of what it shares included.
-func pss(pid int) (float64, error) {
+// PSS is the memory of a process in MB, its part of what it shares included.
+func PSS(pid int) (float64, error) {
 	var kb float64
 	v := field(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss")
 	if _, err := fmt.Sscanf(v, "%f", &kb); err != nil {

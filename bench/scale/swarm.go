@@ -37,7 +37,6 @@ const chunk = 500
 type planning struct {
 	store  *store.Store
 	runner *reconcile.Runner
-	ids    int
 }
 
 // newPlanning makes an empty swarm. With onDisk its log is that of a single manager, synced to a temporary folder entry by
@@ -110,7 +109,7 @@ func (p *planning) LastHeard(string) (time.Time, bool) { return p.store.Now(), t
 func (p *planning) LeaderSince() time.Time             { return p.store.Now().Add(-time.Hour) }
 func (p *planning) Applied(string) uint64              { return p.store.Index() }
 
-func (p *planning) id() string { p.ids++; return fmt.Sprintf("id%023d", p.ids) }
+func (p *planning) id() string { return cluster.NewID() }
 
 // put writes records that are not there yet.
 func (p *planning) put(ctx context.Context, records ...cluster.Object) error {

@@ -35,6 +35,8 @@ const (
 	KindConfig    Kind = "config"    // a file that services share
 	// KindSecretData is a secret's bytes. It has no route, and it leaves a manager only for nodes whose tasks use it.
 	KindSecretData Kind = "secret-data"
+	// KindUnlockKey is the key of locked managers; at most one. Its route serves it to whoever may ask a manager.
+	KindUnlockKey Kind = "unlock-key"
 	// KindCredentials is what a service's images are pulled with. It has no route.
 	KindCredentials Kind = "credentials"
 )
@@ -57,7 +59,7 @@ type Object interface {
 	MergeState(from Object)
 }
 
-// The ID of the one record of its kind, for KindSwarm and KindAuthority.
+// The ID of the one record of its kind, for KindSwarm, KindAuthority and KindUnlockKey.
 const SingletonID = "swarm"
 
 // idAlphabet and idLength are those of Swarm's IDs: 25 digits to the base 36, about 128 bits.

@@ -198,6 +198,8 @@ func New(k Kind) Object {
 		return &SecretData{}
 	case KindConfig:
 		return &Config{}
+	case KindUnlockKey:
+		return &UnlockKey{}
 	case KindCredentials:
 		return &Credentials{}
 	}
@@ -206,7 +208,7 @@ func New(k Kind) Object {
 
 // Kinds lists every kind of record.
 func Kinds() []Kind {
-	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials}
+	return []Kind{KindSwarm, KindNode, KindService, KindTask, KindNetwork, KindClaim, KindAuthority, KindSecret, KindSecretData, KindConfig, KindCredentials, KindUnlockKey}
 }
 
 // Address returns the task's address on the network, or the zero address.

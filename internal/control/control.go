@@ -46,6 +46,7 @@ type Distribution interface {
 const (
 	NotInSwarm = `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`
 	NotManager = `This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.`
+	Locked     = `Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to unlock it.`
 	NoLeader   = `The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.`
 )
 

@@ -36,9 +36,6 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 	if err := checkSwarmSpec(spec); err != nil {
 		return err
 	}
-	if rotate.ManagerUnlockKey {
-		return errdefs.ErrNotImplemented.WithMessage("the unlock key is not implemented by Shoal yet: managers cannot be locked")
-	}
 	return m.update(ctx, func(tx *store.Tx) error {
 		old := tx.Swarm()
 		if old == nil || old.Version.Index != version {
@@ -56,6 +53,7 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 			return err
 		}
 		tx.Write(store.PutBoth(s))
+		setUnlockKey(tx, spec.EncryptionConfig.AutoLockManagers, rotate.ManagerUnlockKey)
 		return nil
 	})
 }
@@ -64,8 +62,6 @@ func checkSwarmSpec(spec swarm.Spec) error {
 	switch {
 	case spec.Name != "" && spec.Name != "default":
 		return invalid(`swarm spec must be named "default"`)
-	case spec.EncryptionConfig.AutoLockManagers:
-		return errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
 	case len(spec.CAConfig.ExternalCAs) > 0:
 		return errdefs.ErrNotImplemented.WithMessage("external certificate authorities (--external-ca) are not implemented by Shoal: it signs its own certificates")
 	case spec.Dispatcher.HeartbeatPeriod < 0:

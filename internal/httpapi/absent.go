@@ -28,8 +28,6 @@ POST   /plugins/{name*}/upgrade         upgrading a plugin
 POST   /plugins/{name*}/push            pushing a plugin
 POST   /plugins/{name*}/set             configuring a plugin
 DELETE /plugins/{name*}                 removing a plugin
-GET    /swarm/unlockkey                 locking managers
-POST   /swarm/unlock                    locking managers
 `
 
 func absentRoutes() []route {

@@ -69,6 +69,9 @@ type Swarm interface {
 	Join(ctx context.Context, r swarm.JoinRequest) error
 	// Leave ends the membership; Unavailable if this would endanger the swarm and force is false.
 	Leave(ctx context.Context, force bool) error
+	// Unlock makes a locked manager one again. Conflict if it is not locked, InvalidArgument for what is no key and
+	// Unauthenticated for another key than the one that the manager was locked with; then nothing was changed.
+	Unlock(ctx context.Context, r swarm.UnlockRequest) error
 	// Info is this node's view of the swarm. It never fails and never waits for another node: what is wrong stands
 	// in its Error field.
 	Info(ctx context.Context) swarm.Info
@@ -84,6 +87,8 @@ type Swarm interface {
 type Control interface {
 	// Swarm gives the swarm with its join tokens.
 	Swarm(ctx context.Context) (*swarm.Swarm, error)
+	// UnlockKey gives the key that managers need after a restart, "" if they are not locked.
+	UnlockKey(ctx context.Context) (string, error)
 	UpdateSwarm(ctx context.Context, version uint64, spec swarm.Spec, rotate RotateFlags) error
 
 	// Nodes takes the filters id, name, label, node.label, membership, role.

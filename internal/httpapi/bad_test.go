@@ -84,6 +84,9 @@ func TestBadInput(t *testing.T) {
 		{"no version of a service", "POST", "/services/a/update", js, `{}`, 400, "invalid service version ''"},
 		{"a negative version of a swarm", "POST", "/swarm/update?version=-1", js, `{}`, 400, "invalid swarm version '-1'"},
 		{"a version of a node that is no number", "POST", "/nodes/a/update?version=x", js, `{}`, 400, "invalid node version 'x'"},
+		{"a rotated unlock key that is no bool", "POST", "/swarm/update?version=1&rotateManagerUnlockKey=x", js, `{}`, 400, "invalid value for rotateManagerUnlockKey: x"},
+		{"a key for what is not locked", "POST", "/swarm/unlock", js, `{"UnlockKey":"SWMKEY-1-x"}`, 409, "swarm is not locked"},
+		{"a key that is none", "POST", "/swarm/unlock", js, `{"UnlockKey":`, 400, "invalid JSON: unexpected EOF"},
 		{"rotate that is no bool", "POST", "/swarm/update?version=1&rotateWorkerToken=x", js, `{}`, 400, "invalid value for rotateWorkerToken: x"},
 		{"unknown rollback", "POST", "/services/a/update?version=7&rollback=x", js, `{}`, 400, "unrecognized rollback option x"},
 		{"unknown place of credentials", "POST", "/services/a/update?version=7&registryAuthFrom=x", js, `{}`, 400, "unsupported registryAuthFrom value: x"},
@@ -205,6 +208,7 @@ func TestOutsideASwarm(t *testing.T) {
 		for _, r := range [][3]string{
 			{"GET", "/swarm"},
 			{"POST", "/swarm/update?version=1", `{}`},
+			{"GET", "/swarm/unlockkey"},
 			{"GET", "/nodes"},
 			{"GET", "/nodes/a"},
 			{"DELETE", "/nodes/a"},

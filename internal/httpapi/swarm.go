@@ -19,6 +19,8 @@ func (a *api) swarmRoutes() []route {
 		post("/swarm/init", own(a.initSwarm)).lasting(MembershipTime),
 		post("/swarm/join", own(a.joinSwarm)).lasting(MembershipTime),
 		post("/swarm/leave", own(a.leaveSwarm)).lasting(MembershipTime),
+		post("/swarm/unlock", own(a.unlockSwarm)).lasting(MembershipTime),
+		get("/swarm/unlockkey", a.managed(a.unlockKey)),
 		get("/swarm", a.managed(a.inspectSwarm)),
 		post("/swarm/update", a.managed(a.updateSwarm)),
 	}
@@ -56,6 +58,22 @@ func (a *api) joinSwarm(c *call) error {
 
 func (a *api) leaveSwarm(c *call) error {
 	return a.Swarm.Leave(c.Context(), c.flag("force"))
+}
+
+func (a *api) unlockSwarm(c *call) error {
+	var r swarm.UnlockRequest
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	return a.Swarm.Unlock(c.Context(), r)
+}
+
+func (a *api) unlockKey(c *call) error {
+	key, err := a.Control.UnlockKey(c.Context())
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, swarm.UnlockKeyResponse{UnlockKey: key})
 }
 
 func (a *api) inspectSwarm(c *call) error {

@@ -32,8 +32,8 @@ func (n *Node) Backup(ctx context.Context, w io.Writer) error {
 func (n *Node) Restore(ctx context.Context, r httpapi.RestoreRequest, backup io.Reader) (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.member.Load() != nil {
-		return "", errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
+	if err := n.inNoSwarm(); err != nil {
+		return "", err
 	}
 	st, err := n.initState(&swarm.InitRequest{ListenAddr: r.ListenAddr, AdvertiseAddr: r.AdvertiseAddr, DataPathAddr: r.DataPathAddr})
 	if err != nil {
@@ -78,6 +78,9 @@ func restored(ctx context.Context, st *state, records *store.Store, d swarm.Node
 		return nil, errdefs.ErrInvalidArgument.WithMessage("the backup has no swarm: its settings or its certificate authority are missing")
 	}
 	st.SwarmID, st.Bootstrap = s.ID, false
+	if k, ok := store.Get[*cluster.UnlockKey](old, cluster.SingletonID); ok {
+		st.UnlockKey, st.LockVersion = k.Bytes, k.Version.Index
+	}
 	if s.DataPathPort != 0 {
 		st.DataPathPort = uint16(s.DataPathPort)
 	}

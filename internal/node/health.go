@@ -73,6 +73,8 @@ func (m *manager) healthRoute(n *Node) http.HandlerFunc {
 func (n *Node) Health(ctx context.Context) (*httpapi.SwarmHealth, error) {
 	m := n.member.Load()
 	switch {
+	case n.locked.Load() != nil:
+		return nil, errdefs.ErrUnavailable.WithMessage(control.Locked)
 	case m == nil:
 		return nil, errdefs.ErrUnavailable.WithMessage(control.NotInSwarm)
 	case m.manager == nil:

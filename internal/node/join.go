@@ -46,11 +46,13 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 	defer n.mu.Unlock()
 	if m := n.member.Load(); m != nil && r.ForceNewCluster {
 		return n.forceNewCluster(ctx, m, r)
+	} else if n.locked.Load() != nil && r.ForceNewCluster {
+		return "", errdefs.ErrUnavailable.WithMessage(control.Locked)
 	}
 	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	defer cancel()
-	if n.member.Load() != nil {
-		return "", errdefs.ErrUnavailable.WithMessage(alreadyInSwarm)
+	if err := n.inNoSwarm(); err != nil {
+		return "", err
 	}
 	st, err := n.initState(&r)
 	if err != nil {
@@ -85,8 +87,6 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 // initState checks the request and says what the node will remember.
 func (n *Node) initState(r *swarm.InitRequest) (*state, error) {
 	switch {
-	case r.AutoLockManagers:
-		return nil, errdefs.ErrNotImplemented.WithMessage("locking managers (--autolock) is not implemented by Shoal yet")
 	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
 		return nil, errdefs.ErrInvalidArgument.WithMessage("Valid Datapath UDP port number can be any port number between 1024 and 49151 (inclusive)")
 	case len(r.DefaultAddrPool) > 0 || r.SubnetSize != 0 && r.SubnetSize != defaultSubnetSize:
@@ -121,6 +121,9 @@ func (n *Node) initState(r *swarm.InitRequest) (*state, error) {
 	if st.DataPathPort == 0 {
 		st.DataPathPort = defaultDataPathPort
 	}
+	if r.AutoLockManagers || r.Spec.EncryptionConfig.AutoLockManagers {
+		st.UnlockKey = pki.NewUnlockKey()
+	}
 	st.Managers = []swarm.Peer{{NodeID: st.NodeID, Addr: st.AdvertiseAddr}}
 	return st, nil
 }
@@ -143,7 +146,7 @@ func (n *Node) begin(st *state, id *pki.Identity, seed func() error) (*member, e
 		err = seed()
 	}
 	if err == nil {
-		err = errors.Join(pki.SaveIdentity(n.swarmDir(), id), st.save(n.swarmDir()))
+		err = errors.Join(pki.SaveIdentity(n.swarmDir(), id, st.identitySeal()), st.save(n.swarmDir()))
 	}
 	if err == nil {
 		var m *member
@@ -174,6 +177,7 @@ func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca
 	s := &cluster.Swarm{}
 	s.ID, s.Epoch, s.TLSInfo = st.SwarmID, 1, tls
 	s.Spec = r.Spec
+	s.Spec.EncryptionConfig.AutoLockManagers = len(st.UnlockKey) > 0
 	setSwarmDefaults(&s.Spec)
 	s.DefaultAddrPool = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} // Swarm's
 	s.SubnetSize, s.DataPathPort = defaultSubnetSize, uint32(st.DataPathPort)
@@ -194,6 +198,9 @@ func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca
 			&cluster.Claim{ID: cluster.ClaimVNI(4096), Owner: ingress.ID, OwnerName: "ingress"},
 		} {
 			tx.Write(store.Create(o.Clone()))
+		}
+		if len(st.UnlockKey) > 0 {
+			tx.Write(store.Create(&cluster.UnlockKey{ID: cluster.SingletonID, Bytes: st.UnlockKey}))
 		}
 		return nil
 	})
@@ -248,8 +255,8 @@ func (n *Node) Join(ctx context.Context, r swarm.JoinRequest) error {
 	defer cancel()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if m := n.member.Load(); m != nil {
-		return errdefs.ErrUnavailable.WithMessage(strings.TrimSpace(alreadyInSwarm + " " + m.trouble()))
+	if err := n.inNoSwarm(); err != nil {
+		return err
 	}
 	token, err := pki.ParseToken(r.JoinToken)
 	if err != nil {
@@ -332,7 +339,7 @@ func (n *Node) becomeMember(ctx context.Context, key, root []byte, listen string
 		DataPathAddr: req.DataPathAddr, DataPathPort: resp.DataPathPort, Managers: resp.Managers,
 	}
 	if st.Role == swarm.NodeRoleManager {
-		st.RaftKey = newRaftKey()
+		st.RaftKey, st.UnlockKey, st.LockVersion = newRaftKey(), resp.UnlockKey, resp.LockVersion
 	}
 	m, err := n.begin(st, id, nil)
 	if err != nil {

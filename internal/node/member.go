@@ -30,7 +30,7 @@ const labelTask = "com.docker.swarm.task.id"
 
 // member is this node's membership in a swarm, from its start to its end or the daemon's.
 type member struct {
-	st       state // guarded by mu after start, as far as it changes: Managers
+	st       state // guarded by mu after start, as far as it changes: Managers, Lock
 	mu       sync.Mutex
 	dir      string
 	identity *pki.Holder
@@ -64,12 +64,16 @@ func (n *Node) resume(context.Context) error {
 	if err != nil || st == nil {
 		return err
 	}
-	id, err := pki.LoadIdentity(n.swarmDir())
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if st.isLocked() {
+		n.comeUpLocked(st)
+		return nil
+	}
+	id, err := pki.LoadIdentity(n.swarmDir(), st.RaftKey)
 	if err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	m, err := n.start(st, id)
 	if err == nil && m.manager != nil && !st.Bootstrap && !m.manager.votes() {
 		// The daemon's last life ended between the certificate of a manager and the vote.
@@ -136,6 +140,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 		group.Go(func() error { return m.manager.run(ctx) })
 		group.Go(func() error { return m.manager.announce(ctx, n.engine.Announce) })
 		group.Go(func() error { return m.lookForSuccessor(ctx, n) })
+		group.Go(func() error { return m.keepLocked(ctx, n) })
 	}
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	a := agent.New(agent.Config{
@@ -216,6 +221,9 @@ func (n *Node) Leave(ctx context.Context, force bool) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	m := n.member.Load()
+	if locked := n.locked.Load(); locked != nil {
+		return n.leaveLocked(ctx, force)
+	}
 	if m == nil {
 		return errdefs.ErrUnavailable.WithMessage("This node is not part of a swarm")
 	}
@@ -230,6 +238,11 @@ func (n *Node) Leave(ctx context.Context, force bool) error {
 		return errdefs.ErrUnavailable.WithMessage("leaving the swarm takes longer than this request may: it goes on")
 	}
 	n.member.Store(nil)
+	return n.forgetSwarm(ctx)
+}
+
+// forgetSwarm removes what a membership left.
+func (n *Node) forgetSwarm(ctx context.Context) error {
 	return errors.Join(n.removeTasks(ctx), n.kernel.Apply(ctx, network.Desired{}), emptyDir(n.swarmDir()))
 }
 
@@ -276,6 +289,9 @@ func emptyDir(dir string) error {
 
 // swarmInfo is this node's view of the swarm. It never waits.
 func (n *Node) swarmInfo() swarm.Info {
+	if st := n.locked.Load(); st != nil {
+		return lockedInfo(st)
+	}
 	m := n.member.Load()
 	if m == nil {
 		return swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive, RemoteManagers: []swarm.Peer{}}

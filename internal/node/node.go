@@ -47,6 +47,7 @@ type Node struct {
 	mu     longLock // held while the membership changes
 	run    func(func(context.Context) error)
 	member atomic.Pointer[member] // nil: in no swarm
+	locked atomic.Pointer[state]  // what this manager needs its swarm's unlock key for; nil: it is not locked
 }
 
 // Run runs a daemon until ctx ends. The configuration has been validated. Containers go on when it returns.

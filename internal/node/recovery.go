@@ -47,6 +47,9 @@ func (n *Node) forceNewCluster(ctx context.Context, m *member, r swarm.InitReque
 	n.control.Deactivate(control.NoLeader)
 	m.cancel()
 	<-m.done
+	m.mu.Lock()
+	old.Lock, next.Lock = m.st.Lock, m.st.Lock // it may have changed until now
+	m.mu.Unlock()
 	err = consensus.Recover(ctx, consensus.Config{
 		Dir: filepath.Join(m.dir, "raft"), NodeID: next.NodeID, Addr: next.AdvertiseAddr, Key: next.RaftKey, Log: n.log,
 	}, cutTo(&next))

@@ -119,7 +119,7 @@ func (n *Node) certifyFromLog(dir string, st *state) (*pki.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return id, pki.SaveIdentity(dir, id)
+	return id, pki.SaveIdentity(dir, id, st.identitySeal())
 }
 
 // certify makes a manager's certificate.

@@ -45,7 +45,7 @@ func TestAManagerThatWasOffForLongCertifiesItself(t *testing.T) {
 	if pki.ValidAt(old, time.Now()) == nil {
 		t.Fatal("the certificate is good")
 	}
-	if err := pki.SaveIdentity(m.dir, old); err != nil {
+	if err := pki.SaveIdentity(m.dir, old, nil); err != nil {
 		t.Fatal(err)
 	}
 	again := openTestManager(t, m.dir, m.st, old)
@@ -53,7 +53,7 @@ func TestAManagerThatWasOffForLongCertifiesItself(t *testing.T) {
 	if err := pki.ValidAt(now, time.Now()); err != nil || now.NodeID != "m1" || now.Role != swarm.NodeRoleManager {
 		t.Fatalf("it has the certificate of %+v: %v", now.Peer, err)
 	}
-	if saved, err := pki.LoadIdentity(m.dir); err != nil || !saved.NotAfter().Equal(now.NotAfter()) {
+	if saved, err := pki.LoadIdentity(m.dir, nil); err != nil || !saved.NotAfter().Equal(now.NotAfter()) {
 		t.Errorf("it is not on the disk: %v", err)
 	}
 	if err := again.waitToLead(t.Context()); err != nil {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -130,10 +128,9 @@ func (m *member) use(key []byte, resp *renewResponse) (swarm.NodeRole, error) {
 	if id.NodeID != m.st.NodeID || id.SwarmID != m.st.SwarmID {
 		return "", fmt.Errorf("the manager's answer is a certificate of node %s of swarm %s", id.NodeID, id.SwarmID)
 	}
-	if err := pki.SaveIdentity(m.dir, id); err != nil {
+	if err := m.keepIdentity(id); err != nil {
 		return "", err
 	}
-	m.identity.Set(id)
 	return id.Role, nil
 }
 
@@ -221,18 +218,12 @@ func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole) e
 	if n.member.Load() != m {
 		return nil // it left meanwhile
 	}
+	m.cancel()
+	<-m.done
 	m.mu.Lock()
 	st := m.st
 	m.mu.Unlock()
-	m.cancel()
-	<-m.done
-	st.Role = want
-	if want == swarm.NodeRoleManager {
-		st.RaftKey = newRaftKey()
-	} else {
-		st.RaftKey, st.Bootstrap = nil, false
-	}
-	if err := errors.Join(os.RemoveAll(filepath.Join(m.dir, "raft")), st.save(m.dir)); err != nil {
+	if err := st.becomes(want, m.dir, m.identity.Get()); err != nil {
 		return err
 	}
 	next, err := n.start(&st, m.identity.Get())

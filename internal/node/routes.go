@@ -56,6 +56,9 @@ type joinResponse struct {
 	AdvertiseAddr   string
 	DataPathPort    uint16
 	Managers        []swarm.Peer
+	// UnlockKey and LockVersion are a new manager's lock, see Lock.
+	UnlockKey   []byte `json:",omitempty"`
+	LockVersion uint64 `json:",omitempty"`
 }
 
 // voterRequest asks to take part in the consensus.
@@ -222,6 +225,9 @@ func (m *manager) issue(ctx context.Context, req *joinRequest) (*joinResponse, e
 		out = joinResponse{
 			SwarmID: s.ID, NodeID: id, Role: role, Cert: cert, AdvertiseAddr: req.AdvertiseAddr,
 			DataPathPort: uint16(s.DataPathPort), Managers: m.managers(),
+		}
+		if k, ok := store.Get[*cluster.UnlockKey](tx.Snapshot, cluster.SingletonID); ok && role == swarm.NodeRoleManager {
+			out.UnlockKey, out.LockVersion = k.Bytes, k.Version.Index
 		}
 		return nil
 	})

@@ -26,6 +26,7 @@ type state struct {
 	Managers []swarm.Peer
 	// RaftKey seals the log and the snapshots on disk, 32 bytes.
 	RaftKey []byte `json:",omitempty"`
+	Lock
 	// Bootstrap says that this node made the swarm; it starts a log of its own if there is none.
 	Bootstrap bool `json:",omitempty"`
 }
@@ -54,8 +55,9 @@ func loadState(dir string) (*state, error) {
 	return &s, nil
 }
 
+// save writes the state. While the swarm locks its managers, what opens the log is sealed in the file.
 func (s *state) save(dir string) error {
-	data, err := json.MarshalIndent(s, "", "\t")
+	data, err := json.MarshalIndent(s.onDisk(), "", "\t")
 	if err != nil {
 		return err
 	}

@@ -72,11 +72,15 @@ func (id *Identity) NotAfter() time.Time { return id.Cert.Leaf.NotAfter }
 const (
 	nodeFile = "node.pem"
 	rootFile = "root.pem"
+
+	// pemSealedKey is the block of a private key that is sealed: what Seal wrote of its PEM text.
+	pemSealedKey   = "SHOAL SEALED PRIVATE KEY"
+	purposeNodeKey = "shoal node key 1"
 )
 
 // SaveIdentity writes the identity to the folder, which it makes (0700) if it is missing. The files are 0600. A crash leaves
-// the old identity or the new one.
-func SaveIdentity(dir string, id *Identity) error {
+// the old identity or the new one. The private key is sealed with the key seal; nil leaves it readable.
+func SaveIdentity(dir string, id *Identity, seal []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("saving the node's identity: %w", err)
 	}
@@ -85,12 +89,17 @@ func SaveIdentity(dir string, id *Identity) error {
 	if err := writeFile(filepath.Join(dir, rootFile), id.RootPEM); err != nil {
 		return err
 	}
-	both := append(bytes.Clone(id.certPEM), id.keyPEM...)
+	key := id.keyPEM
+	if seal != nil {
+		key = encodePEM(pemSealedKey, Seal(seal, key, purposeNodeKey))
+	}
+	both := append(bytes.Clone(id.certPEM), key...)
 	return writeFile(filepath.Join(dir, nodeFile), both)
 }
 
-// LoadIdentity reads what SaveIdentity wrote. Without files it returns an error that is fs.ErrNotExist.
-func LoadIdentity(dir string) (*Identity, error) {
+// LoadIdentity reads what SaveIdentity wrote; seal opens a private key that was sealed. Without files it returns an error
+// that is fs.ErrNotExist.
+func LoadIdentity(dir string, seal []byte) (*Identity, error) {
 	both, err := os.ReadFile(filepath.Join(dir, nodeFile))
 	if err != nil {
 		return nil, fmt.Errorf("reading the node's identity: %w", err)
@@ -101,9 +110,16 @@ func LoadIdentity(dir string) (*Identity, error) {
 	}
 	var certPEM, keyPEM []byte
 	for block, rest := pem.Decode(both); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type == pemCertificate {
+		switch block.Type {
+		case pemCertificate:
 			certPEM = append(certPEM, pem.EncodeToMemory(block)...)
-		} else {
+		case pemSealedKey:
+			key, err := Open(seal, block.Bytes, purposeNodeKey)
+			if err != nil {
+				return nil, fmt.Errorf("the node's private key in %s: %w", filepath.Join(dir, nodeFile), err)
+			}
+			keyPEM = append(keyPEM, key...)
+		default:
 			keyPEM = append(keyPEM, pem.EncodeToMemory(block)...)
 		}
 	}

@@ -324,15 +324,15 @@ func identity(t testing.TB, a *cluster.Authority) *Identity {
 func TestIdentityOnTheDisk(t *testing.T) {
 	a := authority(t)
 	dir := filepath.Join(t.TempDir(), "certificates")
-	if _, err := LoadIdentity(dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := LoadIdentity(dir, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without files: %v", err)
 	}
 	first, second := identity(t, a), identity(t, a)
 	for _, id := range []*Identity{first, second} { // the second replaces the first
-		if err := SaveIdentity(dir, id); err != nil {
+		if err := SaveIdentity(dir, id, nil); err != nil {
 			t.Fatal(err)
 		}
-		got, err := LoadIdentity(dir)
+		got, err := LoadIdentity(dir, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +357,7 @@ func TestIdentityOnTheDisk(t *testing.T) {
 	if err := os.WriteFile(path, b[:len(b)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LoadIdentity(dir); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
+	if _, err := LoadIdentity(dir, nil); err == nil || !strings.Contains(err.Error(), path+" is damaged") {
 		t.Errorf("cut off: %v", err)
 	}
 }

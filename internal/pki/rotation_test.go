@@ -107,10 +107,10 @@ func TestWhoTakesWhomDuringARotation(t *testing.T) {
 func TestIdentitiesOfARotationOnTheDisk(t *testing.T) {
 	dir := t.TempDir()
 	id := nodeOf(t, rotate(t, authority(t)), "n1")
-	if err := SaveIdentity(dir, id); err != nil {
+	if err := SaveIdentity(dir, id, nil); err != nil {
 		t.Fatal(err)
 	}
-	got, err := LoadIdentity(dir)
+	got, err := LoadIdentity(dir, nil)
 	if err != nil || len(got.Cert.Certificate) != 2 || string(got.TLSInfo().CertIssuerPublicKey) != string(id.TLSInfo().CertIssuerPublicKey) {
 		t.Errorf("%v", err)
 	}

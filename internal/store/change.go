@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"shoal.dev/shoal/internal/cluster"
 )
 
@@ -99,30 +97,29 @@ type entry struct {
 
 // Apply applies an encoded entry. Whoever owns the log calls it once for each entry, in order.
 func (s *Store) Apply(index uint64, data []byte) *Result {
-	e, err := decodeEntry(data)
+	e, err := decodeEntry(data, s.known)
 	if err != nil {
 		return &Result{Index: index, Err: fmt.Errorf("entry %d of the swarm's log cannot be read: %w", index, err)}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	txn := s.db.Txn(true)
-	defer txn.Abort()
+	t := s.tables.fork()
 	res := &Result{Index: index, Groups: make([]error, len(e.Groups))}
 	var events []Event
 	l := loads{}
 	for i, g := range e.Groups {
-		if err := check(txn, g); err != nil {
+		if err := check(t, g); err != nil {
 			res.Groups[i] = err
 			continue
 		}
 		for _, c := range g.Changes {
-			e := applyOne(txn, index, e.At, c)
+			e := applyOne(t, index, e.At, c)
 			l.change(e.Old, e.New)
 			events = append(events, e)
 		}
 	}
-	l.write(txn)
-	txn.Commit()
+	l.write(t)
+	s.tables = t.publish()
 	s.advance(index, e.At)
 	s.notify(index, events)
 	return res
@@ -146,9 +143,9 @@ func (s *Store) advance(index uint64, at time.Time) {
 	s.changed = make(chan struct{})
 }
 
-func check(txn *memdb.Txn, g Group) error {
+func check(t *tables, g Group) error {
 	for _, c := range g.Changes {
-		old := first(txn, c.Kind, c.ID)
+		old := t.get(c.Kind, c.ID)
 		var spec, state uint64
 		if old != nil {
 			spec, state = old.GetMeta().Version.Index, *old.GetStateVersion()
@@ -167,10 +164,10 @@ func check(txn *memdb.Txn, g Group) error {
 }
 
 // applyOne writes a change whose group was checked.
-func applyOne(txn *memdb.Txn, index uint64, at time.Time, c Change) Event {
-	old := first(txn, c.Kind, c.ID)
+func applyOne(t *tables, index uint64, at time.Time, c Change) Event {
+	old := t.get(c.Kind, c.ID)
 	if c.Delete {
-		must(txn.Delete(string(c.Kind), old))
+		t.remove(old)
 		return Event{Kind: c.Kind, ID: c.ID, Old: old}
 	}
 	o := c.Value
@@ -192,12 +189,6 @@ func applyOne(txn *memdb.Txn, index uint64, at time.Time, c Change) Event {
 		*o.GetStateVersion() = index
 		m.CreatedAt, m.UpdatedAt, m.Version.Index = old.GetMeta().CreatedAt, at, index
 	}
-	must(txn.Insert(string(c.Kind), o))
+	t.put(old, o)
 	return Event{Kind: c.Kind, ID: c.ID, Old: old, New: o}
-}
-
-func must(err error) {
-	if err != nil {
-		panic("store: " + err.Error()) // only a broken schema makes memdb refuse
-	}
 }

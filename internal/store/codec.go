@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -48,62 +49,88 @@ func Unmarshal(data []byte, v any) error { return decMode.Unmarshal(data, v) }
 // entryFormat is the version of an entry's encoding.
 const entryFormat = 1
 
-type wireEntry struct {
-	Format int
-	Entry  entry
-}
-
-type wireChange struct {
-	Kind        cluster.Kind
-	ID          string
-	Delete      bool            `json:",omitempty"`
-	Parts       Part            `json:",omitempty"`
-	Expect      uint64          `json:",omitempty"`
-	ExpectState uint64          `json:",omitempty"`
-	Value       cbor.RawMessage `json:",omitempty"`
-}
-
-type wireGroup struct{ Changes []Change }
-
-// MarshalCBOR leaves out why the group is there.
-func (g Group) MarshalCBOR() ([]byte, error) { return encMode.Marshal(wireGroup{g.Changes}) }
-
-// UnmarshalCBOR reads what MarshalCBOR wrote.
-func (g *Group) UnmarshalCBOR(data []byte) error {
-	var w wireGroup
-	if err := decMode.Unmarshal(data, &w); err != nil {
-		return err
+// The forms of an entry: what is encoded has records, what is decoded has their bytes, so that each record is read as what
+// its kind says.
+type (
+	wireEntry[C any] struct {
+		Format int
+		Entry  wireGroups[C]
 	}
-	g.Changes = w.Changes
-	return nil
-}
+	wireGroups[C any] struct {
+		At     time.Time
+		Groups []wireGroup[C]
+	}
+	wireGroup[C any] struct{ Changes []C } // why the group is there is left out
 
-// MarshalCBOR encodes the change with its record.
-func (c Change) MarshalCBOR() ([]byte, error) {
-	w := wireChange{c.Kind, c.ID, c.Delete, c.Parts, c.Expect, c.ExpectState, nil}
-	if c.Value != nil {
-		o := c.Value
-		if c.Parts == PartState {
-			o = cluster.StateOf(o) // the rest is not written
+	// wireHead is a change without its record.
+	wireHead struct {
+		Kind        cluster.Kind
+		ID          string
+		Delete      bool   `json:",omitempty"`
+		Parts       Part   `json:",omitempty"`
+		Expect      uint64 `json:",omitempty"`
+		ExpectState uint64 `json:",omitempty"`
+	}
+	wireOut struct {
+		wireHead
+		Value any `json:",omitempty"`
+	}
+	wireIn struct {
+		wireHead
+		Value cbor.RawMessage `json:",omitempty"`
+	}
+)
+
+func encodeEntry(e *entry) ([]byte, error) {
+	w := wireEntry[wireOut]{Format: entryFormat, Entry: wireGroups[wireOut]{At: e.At, Groups: make([]wireGroup[wireOut], len(e.Groups))}}
+	m := memo{}
+	for i, g := range e.Groups {
+		out := make([]wireOut, len(g.Changes))
+		for k, c := range g.Changes {
+			out[k].wireHead = wireHead{c.Kind, c.ID, c.Delete, c.Parts, c.Expect, c.ExpectState}
+			if c.Value == nil {
+				continue
+			}
+			o := c.Value
+			if c.Parts == PartState {
+				o = cluster.StateOf(o) // the rest is not written
+			}
+			v, err := m.encodable(o)
+			if err != nil {
+				return nil, err
+			}
+			out[k].Value = v
 		}
-		b, err := encMode.Marshal(o)
-		if err != nil {
-			return nil, err
-		}
-		w.Value = b
+		w.Entry.Groups[i].Changes = out
 	}
 	return encMode.Marshal(w)
 }
 
-// UnmarshalCBOR reads what MarshalCBOR wrote and refuses what Apply could not apply.
-func (c *Change) UnmarshalCBOR(data []byte) error {
-	var w wireChange
+// decodeEntry reads what encodeEntry wrote and refuses what Apply could not apply.
+func decodeEntry(data []byte, known *interned) (*entry, error) {
+	var w wireEntry[wireIn]
 	if err := decMode.Unmarshal(data, &w); err != nil {
-		return err
+		return nil, err
 	}
+	if w.Format != entryFormat {
+		return nil, fmt.Errorf("format %d; this version of Shoal reads format %d", w.Format, entryFormat)
+	}
+	e := &entry{At: w.Entry.At, Groups: make([]Group, len(w.Entry.Groups))}
+	for i, g := range w.Entry.Groups {
+		changes := make([]Change, len(g.Changes))
+		for k := range g.Changes {
+			if err := changes[k].read(&g.Changes[k], known); err != nil {
+				return nil, err
+			}
+		}
+		e.Groups[i].Changes = changes
+	}
+	return e, nil
+}
+
+func (c *Change) read(w *wireIn, known *interned) error {
 	*c = Change{Kind: w.Kind, ID: w.ID, Delete: w.Delete, Parts: w.Parts, Expect: w.Expect, ExpectState: w.ExpectState}
-	o := cluster.New(w.Kind)
-	if o == nil {
+	if cluster.New(w.Kind) == nil {
 		return fmt.Errorf("unknown kind of record %q", w.Kind)
 	}
 	if w.Delete {
@@ -112,7 +139,8 @@ func (c *Change) UnmarshalCBOR(data []byte) error {
 		}
 		return nil
 	}
-	if err := decMode.Unmarshal(w.Value, o); err != nil {
+	o, err := known.decode(w.Kind, w.Value)
+	if err != nil {
 		return fmt.Errorf("%s %q: %w", w.Kind, w.ID, err)
 	}
 	if o.Key() != w.ID || w.ID == "" || w.Parts == 0 || w.Parts > PartSpec|PartState {
@@ -120,17 +148,4 @@ func (c *Change) UnmarshalCBOR(data []byte) error {
 	}
 	c.Value = o
 	return nil
-}
-
-func encodeEntry(e *entry) ([]byte, error) { return encMode.Marshal(wireEntry{entryFormat, *e}) }
-
-func decodeEntry(data []byte) (*entry, error) {
-	var w wireEntry
-	if err := decMode.Unmarshal(data, &w); err != nil {
-		return nil, err
-	}
-	if w.Format != entryFormat {
-		return nil, fmt.Errorf("format %d; this version of Shoal reads format %d", w.Format, entryFormat)
-	}
-	return &w.Entry, nil
 }

@@ -5,9 +5,9 @@ import "time"
 // Fork returns a store with the same records whose writes go nowhere else: for trying changes. It costs nothing until
 // it is written to, and nothing that is applied to s later is in it.
 func (s *Store) Fork() *Store {
-	f := &Store{changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}}
+	f := &Store{changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}, known: s.known}
 	s.mu.Lock()
-	f.db, f.index, f.at, f.atSince = s.db.Snapshot(), s.index, s.at, time.Now()
+	f.tables, f.index, f.at, f.atSince = s.tables, s.index, s.at, time.Now()
 	if !s.at.IsZero() {
 		f.at = s.nowLocked()
 	}

@@ -3,8 +3,6 @@ package store
 import (
 	"iter"
 
-	"github.com/hashicorp/go-memdb"
-
 	"shoal.dev/shoal/internal/cluster"
 )
 
@@ -16,19 +14,10 @@ type Load struct {
 	NanoCPUs, MemoryBytes int64 // reserved
 }
 
-// tableLoad is the table of the loads; no kind of record has this name.
-const tableLoad = "load"
-
 // Loads returns the loads of the nodes that have any, in the order of their IDs.
 func (s *Snapshot) Loads() iter.Seq[*Load] {
 	return func(yield func(*Load) bool) {
-		it, err := s.txn.Get(tableLoad, "id")
-		must(err)
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if !yield(raw.(*Load)) {
-				return
-			}
-		}
+		s.t.loads.Scan(func(_ string, l *Load) bool { return yield(l) })
 	}
 }
 
@@ -57,31 +46,18 @@ func (l loads) add(o cluster.Object, sign int) {
 	d.MemoryBytes += int64(sign) * r.MemoryBytes
 }
 
-// write adds the changes to what the transaction has.
-func (l loads) write(txn *memdb.Txn) {
+// write adds the changes to the tables.
+func (l loads) write(t *tables) {
 	for id, d := range l {
-		if *d == (Load{NodeID: id}) {
-			continue
-		}
-		raw, err := txn.First(tableLoad, "id", id)
-		must(err)
-		if raw != nil {
-			had := raw.(*Load)
+		if had, ok := t.loads.Get(id); ok {
 			d.Tasks += had.Tasks
 			d.NanoCPUs += had.NanoCPUs
 			d.MemoryBytes += had.MemoryBytes
 		}
-		switch {
-		case d.Tasks != 0:
-			must(txn.Insert(tableLoad, d))
-		case raw != nil:
-			must(txn.Delete(tableLoad, raw))
+		if d.Tasks == 0 {
+			t.loads.Delete(id)
+		} else {
+			t.loads.Set(id, d)
 		}
 	}
-}
-
-func loadSchema() *memdb.TableSchema {
-	return &memdb.TableSchema{Name: tableLoad, Indexes: map[string]*memdb.IndexSchema{
-		"id": {Name: "id", Unique: true, Indexer: &memdb.StringFieldIndex{Field: "NodeID"}},
-	}}
 }

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-	"github.com/hashicorp/go-memdb"
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
@@ -16,7 +16,7 @@ import (
 
 // Snapshot is a consistent view of all records. It is safe for concurrent use.
 type Snapshot struct {
-	txn   *memdb.Txn
+	t     *tables
 	index uint64
 	at    time.Time
 }
@@ -30,7 +30,7 @@ func Get[T cluster.Object](s *Snapshot, id string) (T, bool) {
 	if id == "" {
 		return zero, false
 	}
-	o := first(s.txn, zero.Kind(), id)
+	o := s.t.get(zero.Kind(), id)
 	if o == nil {
 		return zero, false
 	}
@@ -38,11 +38,12 @@ func Get[T cluster.Object](s *Snapshot, id string) (T, bool) {
 }
 
 // List returns all records of a kind in the order of their IDs.
-func List[T cluster.Object](s *Snapshot) iter.Seq[T] { return list[T](s, "id") }
+func List[T cluster.Object](s *Snapshot) iter.Seq[T] { return Prefix[T](s, "") }
 
 // Prefix returns the records of a kind whose IDs begin with prefix, in their order.
 func Prefix[T cluster.Object](s *Snapshot, prefix string) iter.Seq[T] {
-	return list[T](s, "id_prefix", prefix)
+	var zero T
+	return typed[T](s.t.list(zero.Kind(), "", prefix))
 }
 
 // Swarm returns the swarm's settings, or nil before there are any.
@@ -53,41 +54,41 @@ func (s *Snapshot) Swarm() *cluster.Swarm {
 
 // TasksByService returns the tasks of a service.
 func (s *Snapshot) TasksByService(id string) iter.Seq[*cluster.Task] {
-	return list[*cluster.Task](s, "service", id)
+	return by[*cluster.Task](s, byService, id)
 }
 
 // TasksByNode returns the tasks that are or were assigned to a node.
 func (s *Snapshot) TasksByNode(id string) iter.Seq[*cluster.Task] {
-	return list[*cluster.Task](s, "node", id)
+	return by[*cluster.Task](s, byNode, id)
 }
 
 // WaitingTasks returns the tasks that no node knows of and that are in the state, which is new or pending: the work of the
 // planners that make tasks ready for a node. Any other state returns none.
 func (s *Snapshot) WaitingTasks(state swarm.TaskState) iter.Seq[*cluster.Task] {
-	return list[*cluster.Task](s, "waiting", string(state))
+	return by[*cluster.Task](s, byWaiting, string(state))
 }
 
 // HeldTasks returns the tasks that are to be stopped as soon as no node sends them connections.
-func (s *Snapshot) HeldTasks() iter.Seq[*cluster.Task] { return list[*cluster.Task](s, "held", "held") }
+func (s *Snapshot) HeldTasks() iter.Seq[*cluster.Task] { return by[*cluster.Task](s, byHeld, byHeld) }
 
 // ServiceByName returns the service with the name.
 func (s *Snapshot) ServiceByName(name string) (*cluster.Service, bool) {
-	return firstBy[*cluster.Service](s, "name", name)
+	return named[*cluster.Service](s, name)
 }
 
 // NetworkByName returns the network with the name.
 func (s *Snapshot) NetworkByName(name string) (*cluster.Network, bool) {
-	return firstBy[*cluster.Network](s, "name", name)
+	return named[*cluster.Network](s, name)
 }
 
 // SecretByName returns the secret with the name.
 func (s *Snapshot) SecretByName(name string) (*cluster.Secret, bool) {
-	return firstBy[*cluster.Secret](s, "name", name)
+	return named[*cluster.Secret](s, name)
 }
 
 // ConfigByName returns the config with the name.
 func (s *Snapshot) ConfigByName(name string) (*cluster.Config, bool) {
-	return firstBy[*cluster.Config](s, "name", name)
+	return named[*cluster.Config](s, name)
 }
 
 // IngressNetwork returns the routing mesh's network.
@@ -100,88 +101,30 @@ func (s *Snapshot) IngressNetwork() (*cluster.Network, bool) {
 	return nil, false
 }
 
-func list[T cluster.Object](s *Snapshot, index string, args ...any) iter.Seq[T] {
+// by is the records of which the index says the value.
+func by[T cluster.Object](s *Snapshot, index, value string) iter.Seq[T] {
+	var zero T
+	return typed[T](s.t.by(zero.Kind(), index, value))
+}
+
+func typed[T cluster.Object](all iter.Seq[cluster.Object]) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		var zero T
-		it, err := s.txn.Get(string(zero.Kind()), index, args...)
-		must(err)
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if !yield(raw.(T)) {
+		for o := range all {
+			if !yield(o.(T)) {
 				return
 			}
 		}
 	}
 }
 
-func firstBy[T cluster.Object](s *Snapshot, index, arg string) (T, bool) {
-	var zero T
-	if arg == "" {
-		return zero, false
-	}
-	raw, err := s.txn.First(string(zero.Kind()), index, arg)
-	must(err)
-	if raw == nil {
-		return zero, false
-	}
-	return raw.(T), true
-}
-
-func first(txn *memdb.Txn, k cluster.Kind, id string) cluster.Object {
-	raw, err := txn.First(string(k), "id", id)
-	must(err)
-	if raw == nil {
-		return nil
-	}
-	return raw.(cluster.Object)
-}
-
-// indexer finds a record by a string that f takes from it; "" leaves the record out of the index.
-type indexer func(o cluster.Object) string
-
-func (f indexer) FromObject(raw any) (bool, []byte, error) {
-	v := f(raw.(cluster.Object))
-	return v != "", []byte(v + "\x00"), nil
-}
-
-func (f indexer) FromArgs(args ...any) ([]byte, error) {
-	return []byte(args[0].(string) + "\x00"), nil
-}
-
-func (f indexer) PrefixFromArgs(args ...any) ([]byte, error) { return []byte(args[0].(string)), nil }
-
-func schema() *memdb.DBSchema {
-	db := &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{}}
-	for _, k := range cluster.Kinds() {
-		db.Tables[string(k)] = &memdb.TableSchema{Name: string(k), Indexes: map[string]*memdb.IndexSchema{
-			"id": {Name: "id", Unique: true, Indexer: indexer(cluster.Object.Key)},
-		}}
-	}
-	db.Tables[tableLoad] = loadSchema()
-	add := func(k cluster.Kind, name string, f indexer) {
-		db.Tables[string(k)].Indexes[name] = &memdb.IndexSchema{Name: name, AllowMissing: true, Indexer: f}
-	}
-	add(cluster.KindTask, "service", func(o cluster.Object) string { return o.(*cluster.Task).ServiceID })
-	add(cluster.KindTask, "node", func(o cluster.Object) string { return o.(*cluster.Task).NodeID })
-	add(cluster.KindTask, "waiting", waitingIn)
-	add(cluster.KindTask, "held", func(o cluster.Object) string {
-		if o.(*cluster.Task).Held() {
-			return "held"
+func named[T cluster.Object](s *Snapshot, name string) (T, bool) {
+	if name != "" {
+		for o := range by[T](s, byName, name) {
+			return o, true
 		}
-		return ""
-	})
-	add(cluster.KindService, "name", func(o cluster.Object) string { return o.(*cluster.Service).Spec.Name })
-	add(cluster.KindNetwork, "name", func(o cluster.Object) string { return o.(*cluster.Network).Spec.Name })
-	add(cluster.KindSecret, "name", func(o cluster.Object) string { return o.(*cluster.Secret).Spec.Name })
-	add(cluster.KindConfig, "name", func(o cluster.Object) string { return o.(*cluster.Config).Spec.Name })
-	return db
-}
-
-func waitingIn(o cluster.Object) string {
-	t := o.(*cluster.Task)
-	if (t.NodeID == "" || t.Global) && (t.Status.State == swarm.TaskStateNew || t.Status.State == swarm.TaskStatePending) {
-		return string(t.Status.State)
 	}
-	return ""
+	var zero T
+	return zero, false
 }
 
 // Tx is a snapshot that one can write to; what was written is seen by its reads. It is not safe for concurrent use.
@@ -193,23 +136,22 @@ type Tx struct {
 func (s *Store) begin() *Tx {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Tx{Snapshot: &Snapshot{txn: s.db.Snapshot().Txn(true), index: s.index, at: s.at}}
+	return &Tx{Snapshot: &Snapshot{t: s.tables.fork(), index: s.index, at: s.at}}
 }
 
 // Write adds a change to the transaction. The change's record must not be changed afterwards.
 func (tx *Tx) Write(c Change) {
 	tx.changes = append(tx.changes, c)
-	old := first(tx.txn, c.Kind, c.ID)
+	old := tx.t.get(c.Kind, c.ID)
 	l := loads{}
 	l.change(old, c.Value)
-	l.write(tx.txn)
-	if c.Delete {
-		if old != nil {
-			must(tx.txn.Delete(string(c.Kind), old))
-		}
-		return
+	l.write(tx.t)
+	switch {
+	case !c.Delete:
+		tx.t.put(old, c.Value.Clone())
+	case old != nil:
+		tx.t.remove(old)
 	}
-	must(tx.txn.Insert(string(c.Kind), c.Value.Clone()))
 }
 
 // snapshotFormat is the version of what Persist writes.
@@ -232,11 +174,14 @@ func (s *Snapshot) Persist(w io.Writer) error {
 	if err := enc.Encode(snapshotHeader{snapshotFormat, s.index, s.at}); err != nil {
 		return err
 	}
+	m := memo{}
 	for _, k := range cluster.Kinds() {
-		it, err := s.txn.Get(string(k), "id")
-		must(err)
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			data, err := Marshal(raw)
+		for o := range s.t.list(k, "", "") {
+			v, err := m.encodable(o)
+			if err != nil {
+				return err
+			}
+			data, err := Marshal(v)
 			if err != nil {
 				return err
 			}
@@ -260,15 +205,7 @@ func (s *Store) Restore(r io.Reader) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	txn := s.db.Txn(true)
-	defer txn.Abort()
-	for _, k := range cluster.Kinds() {
-		_, err := txn.DeleteAll(string(k), "id")
-		must(err)
-	}
-	_, err := txn.DeleteAll(tableLoad, "id")
-	must(err)
-	l := loads{}
+	t, l, known := newTables(), loads{}, newInterned(math.MaxInt)
 	for {
 		var rec snapshotRecord
 		if err := dec.Decode(&rec); err != nil {
@@ -277,21 +214,22 @@ func (s *Store) Restore(r io.Reader) error {
 		if rec.Kind == "" {
 			break
 		}
-		o := cluster.New(rec.Kind)
-		if o == nil {
+		if cluster.New(rec.Kind) == nil {
 			return fmt.Errorf("the snapshot has a record of unknown kind %q", strings.ToValidUTF8(string(rec.Kind), "?"))
 		}
-		if err := Unmarshal(rec.Data, o); err != nil {
+		o, err := known.decode(rec.Kind, rec.Data)
+		if err != nil {
 			return fmt.Errorf("reading a %s of the snapshot: %w", rec.Kind, err)
 		}
 		if o.Key() == "" {
 			return fmt.Errorf("the snapshot has a %s without an ID", rec.Kind)
 		}
-		must(txn.Insert(string(rec.Kind), o))
-		l.change(nil, o)
+		old := t.get(rec.Kind, o.Key())
+		l.change(old, o)
+		t.put(old, o)
 	}
-	l.write(txn)
-	txn.Commit()
+	l.write(t)
+	s.tables = t.publish()
 	s.at = time.Time{}
 	s.advance(h.Index, h.At)
 	s.notify(h.Index, []Event{{Reset: true}})

@@ -15,8 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"shoal.dev/shoal/internal/cluster"
 )
 
@@ -42,14 +40,14 @@ const maxEntry = 4 << 20
 
 // Store is one manager's replica.
 type Store struct {
-	db *memdb.MemDB
-
 	mu       sync.Mutex // guards what follows and serialises Apply and Restore
+	tables   *tables    // published
 	index    uint64     // last applied entry
 	at       time.Time  // that entry's time
 	atSince  time.Time  // when it was applied here, with a monotonic reading
 	changed  chan struct{}
 	watchers map[*Watcher]struct{}
+	known    *interned // has a lock of its own
 
 	proposerMu sync.RWMutex
 	proposer   Proposer
@@ -57,11 +55,7 @@ type Store struct {
 
 // New returns an empty store without a proposer.
 func New() *Store {
-	db, err := memdb.NewMemDB(schema())
-	if err != nil {
-		panic("store: schema: " + err.Error()) // the schema is a constant
-	}
-	return &Store{db: db, changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}}
+	return &Store{tables: newTables().publish(), changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}, known: newInterned(maxInterned)}
 }
 
 // SetProposer says where writes go from now on.
@@ -118,7 +112,7 @@ func (s *Store) WaitIndex(ctx context.Context, index uint64) error {
 func (s *Store) Snapshot() *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Snapshot{txn: s.db.Txn(false), index: s.index, at: s.at}
+	return &Snapshot{t: s.tables, index: s.index, at: s.at}
 }
 
 // Update runs fn on a transaction and commits what it wrote as one group. After a conflict it runs fn again on what is

@@ -25,14 +25,16 @@ func (Host) Info(context.Context) (system.Info, error) {
 
 // Swarm is a swarm of one node with a running task for each service. It is in memory; a Worker knows nothing.
 type Swarm struct {
-	mu      sync.Mutex
-	Active  bool
-	Worker  bool
-	ByName  map[string]swarm.Service
-	Rotate  httpapi.RotateFlags
-	Options httpapi.UpdateOptions
-	Query   bool
-	kept    files
+	mu     sync.Mutex
+	Active bool
+	Worker bool
+	// Autolock is the swarm's setting, Locked that this manager needs its key.
+	Autolock, Locked bool
+	ByName           map[string]swarm.Service
+	Rotate           httpapi.RotateFlags
+	Options          httpapi.UpdateOptions
+	Query            bool
+	kept             files
 }
 
 // NewSwarm is of no swarm.
@@ -45,7 +47,7 @@ func (f *Swarm) Init(_ context.Context, r swarm.InitRequest) (string, error) {
 	if f.Active {
 		return "", errdefs.ErrUnavailable.WithMessage(`This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.`)
 	}
-	f.Active = true
+	f.Active, f.Autolock = true, r.AutoLockManagers
 	return "node1id", nil
 }
 
@@ -65,6 +67,9 @@ func (f *Swarm) Info(context.Context) swarm.Info {
 	if !f.Active {
 		return swarm.Info{}
 	}
+	if f.Locked {
+		return swarm.Info{NodeID: "node1id", LocalNodeState: swarm.LocalNodeStateLocked}
+	}
 	return swarm.Info{NodeID: "node1id", LocalNodeState: swarm.LocalNodeStateActive, ControlAvailable: !f.Worker, Nodes: 1, Managers: 1}
 }
 
@@ -79,11 +84,13 @@ func (f *Swarm) Swarm(context.Context) (*swarm.Swarm, error) {
 	if err := f.manager(); err != nil {
 		return nil, err
 	}
-	return &swarm.Swarm{ClusterInfo: swarm.ClusterInfo{ID: "swarm1"}, JoinTokens: swarm.JoinTokens{Worker: "SWMTKN-1-w", Manager: "SWMTKN-1-m"}}, nil
+	info := swarm.ClusterInfo{ID: "swarm1"}
+	info.Spec.EncryptionConfig.AutoLockManagers = f.Autolock
+	return &swarm.Swarm{ClusterInfo: info, JoinTokens: swarm.JoinTokens{Worker: "SWMTKN-1-w", Manager: "SWMTKN-1-m"}}, nil
 }
 
-func (f *Swarm) UpdateSwarm(_ context.Context, _ uint64, _ swarm.Spec, r httpapi.RotateFlags) error {
-	f.Rotate = r
+func (f *Swarm) UpdateSwarm(_ context.Context, _ uint64, spec swarm.Spec, r httpapi.RotateFlags) error {
+	f.Rotate, f.Autolock = r, spec.EncryptionConfig.AutoLockManagers
 	return f.manager()
 }
 

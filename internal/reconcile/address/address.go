@@ -3,8 +3,8 @@
 // its networks, and its published ports that the user left open.
 //
 // It decides when something that was in use may be used again: an address or a node's number only after every node
-// that is ready has let go of it. It owns the claims of addresses, node numbers and dynamic ports, the first step of a
-// task's life (new to pending) and the endpoint of a service. It never touches a kernel and never picks a node.
+// that is ready has let go of it. It owns the claims of addresses, node numbers and dynamic ports, the first step of the life
+// of a task that needs an address (new to pending) and the endpoint of a service. It never touches a kernel and never picks a node.
 package address
 
 import (

@@ -61,12 +61,12 @@ func TestPlanGlobal(t *testing.T) {
 		do   func(s *plantest.Swarm)
 		want []string
 	}{
-		{"create", func(s *plantest.Swarm) { s.Service("web", 0, global) }, []string{"0 new/running n1", "0 new/running n2"}},
+		{"create", func(s *plantest.Swarm) { s.Service("web", 0, global) }, []string{"0 pending/running n1", "0 pending/running n2"}},
 		{"a node joins", func(s *plantest.Swarm) {
 			up(s)
 			s.Plan(p)
 			s.Node("n3")
-		}, []string{"0 new/running n3", "0 running/running n1", "0 running/running n2"}},
+		}, []string{"0 pending/running n3", "0 running/running n1", "0 running/running n2"}},
 		{"no task for a node that is not ready, paused, drained or of another platform", func(s *plantest.Swarm) {
 			s.Node("n3", func(n *cluster.Node) { n.Status.State = "" })
 			s.Node("n4", func(n *cluster.Node) { n.Spec.Availability = swarm.NodeAvailabilityPause })
@@ -78,7 +78,7 @@ func TestPlanGlobal(t *testing.T) {
 			s.Service("web", 0, global, func(v *cluster.Service) {
 				v.Spec.TaskTemplate.Placement = &swarm.Placement{Platforms: []swarm.Platform{{OS: "linux", Architecture: "amd64"}}}
 			})
-		}, []string{"0 new/running n1", "0 new/running n2"}},
+		}, []string{"0 pending/running n1", "0 pending/running n2"}},
 		{"constraints", func(s *plantest.Swarm) {
 			up(s, func(v *cluster.Service) {
 				v.Spec.TaskTemplate.Placement = &swarm.Placement{Constraints: []string{"node.labels.disk != hdd"}}
@@ -92,7 +92,7 @@ func TestPlanGlobal(t *testing.T) {
 			available(s, "n2", swarm.NodeAvailabilityDrain)
 			s.Plan(p)
 			available(s, "n2", swarm.NodeAvailabilityActive)
-		}, []string{"0 new/ready n2", "0 running/running n1", "0 running/shutdown n2"}},
+		}, []string{"0 pending/ready n2", "0 running/running n1", "0 running/shutdown n2"}},
 		{"and then the new one starts", func(s *plantest.Swarm) {
 			up(s)
 			available(s, "n2", swarm.NodeAvailabilityDrain)
@@ -100,7 +100,7 @@ func TestPlanGlobal(t *testing.T) {
 			available(s, "n2", swarm.NodeAvailabilityActive)
 			s.Plan(p)
 			obey(s)
-		}, []string{"0 new/running n2", "0 running/running n1", "0 shutdown/shutdown n2"}},
+		}, []string{"0 pending/running n2", "0 running/running n1", "0 shutdown/shutdown n2"}},
 		{"a node is lost", func(s *plantest.Swarm) { up(s); state(s, "n2", swarm.NodeStateDown) },
 			[]string{"0 running/running n1", "0 running/shutdown n2"}},
 		{"a node is removed", func(s *plantest.Swarm) {
@@ -123,9 +123,9 @@ func TestPlanGlobal(t *testing.T) {
 			become(s, "n2", swarm.TaskStateFailed)
 			s.Plan(p)
 			available(s, "n2", swarm.NodeAvailabilityActive)
-		}, []string{"0 failed/shutdown n2", "0 new/running n2", "0 running/running n1"}},
+		}, []string{"0 failed/shutdown n2", "0 pending/running n2", "0 running/running n1"}},
 		{"a task that failed starts again on its node", func(s *plantest.Swarm) { up(s); become(s, "n2", swarm.TaskStateFailed) },
-			[]string{"0 failed/shutdown n2", "0 new/ready n2 attempt 1", "0 running/running n1"}},
+			[]string{"0 failed/shutdown n2", "0 pending/ready n2 attempt 1", "0 running/running n1"}},
 		{"condition none", func(s *plantest.Swarm) {
 			up(s, policy(func(r *swarm.RestartPolicy) { r.Condition = "none" }))
 			become(s, "n2", swarm.TaskStateFailed)
@@ -299,7 +299,7 @@ func TestATaskLeavesANodeThatItDoesNotMatchAnyMore(t *testing.T) {
 	s.Settle(p)
 	plantest.Change(s, "n1", func(n *cluster.Node) { n.Spec.Labels = nil })
 	s.Settle(p)
-	if d := cmp.Diff([]string{"1 new/ready", "1 running/shutdown n1"}, show(s, "web")); d != "" {
+	if d := cmp.Diff([]string{"1 pending/ready", "1 running/shutdown n1"}, show(s, "web")); d != "" {
 		t.Error(d)
 	}
 }

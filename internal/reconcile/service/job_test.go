@@ -58,15 +58,15 @@ func TestPlanJob(t *testing.T) {
 		want []string
 	}{
 		{"as many at a time as may be", func(s *plantest.Swarm) { s.Service("web", 0, job(5, 2)) },
-			[]string{"0 new/complete", "1 new/complete"}},
+			[]string{"0 pending/complete", "1 pending/complete"}},
 		{"no more than are wanted", func(s *plantest.Swarm) { s.Service("web", 0, job(2, 5)) },
-			[]string{"0 new/complete", "1 new/complete"}},
+			[]string{"0 pending/complete", "1 pending/complete"}},
 		{"nothing at all", func(s *plantest.Swarm) { s.Service("web", 0, job(0, 5)) }, nil},
 		{"none at a time", func(s *plantest.Swarm) { s.Service("web", 0, job(5, 0)) }, nil},
 		{"the next begins when one is complete", func(s *plantest.Swarm) {
 			begin(s, job(3, 2))
 			end(s, "web", 0, swarm.TaskStateComplete)
-		}, []string{"0 complete/complete n1", "1 running/complete n2", "2 new/complete"}},
+		}, []string{"0 complete/complete n1", "1 running/complete n2", "2 pending/complete"}},
 		{"all are complete", func(s *plantest.Swarm) {
 			begin(s, job(2, 2))
 			end(s, "web", 0, swarm.TaskStateComplete)
@@ -75,13 +75,13 @@ func TestPlanJob(t *testing.T) {
 		{"one that failed is tried again after the delay", func(s *plantest.Swarm) {
 			begin(s, job(3, 1), onFailure)
 			end(s, "web", 0, swarm.TaskStateFailed)
-		}, []string{"0 failed/shutdown n1", "0 new/ready attempt 1"}},
+		}, []string{"0 failed/shutdown n1", "0 pending/ready attempt 1"}},
 		{"and then started", func(s *plantest.Swarm) {
 			begin(s, job(3, 1), onFailure)
 			end(s, "web", 0, swarm.TaskStateFailed)
 			s.Plan(p)
 			s.At = s.At.Add(5 * time.Second)
-		}, []string{"0 failed/shutdown n1", "0 new/complete attempt 1"}},
+		}, []string{"0 failed/shutdown n1", "0 pending/complete attempt 1"}},
 		{"condition any is for failures too, as a job ends", func(s *plantest.Swarm) {
 			begin(s, job(1, 1), policy(func(r *swarm.RestartPolicy) { r.Condition = "any" }))
 			end(s, "web", 0, swarm.TaskStateComplete)
@@ -89,7 +89,7 @@ func TestPlanJob(t *testing.T) {
 		{"condition none: the slot is lost and the others go on", func(s *plantest.Swarm) {
 			begin(s, job(2, 1), policy(func(r *swarm.RestartPolicy) { r.Condition = "none" }))
 			end(s, "web", 0, swarm.TaskStateFailed)
-		}, []string{"0 failed/shutdown n1", "1 new/complete"}},
+		}, []string{"0 failed/shutdown n1", "1 pending/complete"}},
 		{"max attempts", func(s *plantest.Swarm) {
 			begin(s, job(1, 1), policy(func(r *swarm.RestartPolicy) {
 				n, d := uint64(1), time.Duration(0)
@@ -102,7 +102,7 @@ func TestPlanJob(t *testing.T) {
 		{"its node is lost", func(s *plantest.Swarm) {
 			begin(s, job(1, 1), onFailure)
 			plantest.Change(s, "n1", func(n *cluster.Node) { n.Status.State = swarm.NodeStateDown })
-		}, []string{"0 new/complete", "0 running/shutdown n1"}},
+		}, []string{"0 pending/complete", "0 running/shutdown n1"}},
 		{"and its task was complete after all", func(s *plantest.Swarm) {
 			begin(s, job(1, 1), onFailure)
 			plantest.Change(s, "n1", func(n *cluster.Node) { n.Status.State = swarm.NodeStateDown })
@@ -112,33 +112,33 @@ func TestPlanJob(t *testing.T) {
 					plantest.Change(s, t.ID, func(t *cluster.Task) { t.Status.State = swarm.TaskStateComplete })
 				}
 			}
-		}, []string{"0 complete/shutdown n1", "0 new/shutdown"}},
+		}, []string{"0 complete/shutdown n1", "0 pending/shutdown"}},
 		{"run again", func(s *plantest.Swarm) {
 			begin(s, job(2, 2))
 			end(s, "web", 0, swarm.TaskStateComplete)
 			s.Plan(p)
 			rerun(s)
-		}, []string{"0 complete/shutdown n1", "0 new/complete", "1 running/shutdown n2"}},
+		}, []string{"0 complete/shutdown n1", "0 pending/complete", "1 running/shutdown n2"}},
 		{"with all at work when the old run has ended", func(s *plantest.Swarm) {
 			begin(s, job(2, 2))
 			end(s, "web", 0, swarm.TaskStateComplete)
 			rerun(s)
 			s.Settle(p)
 			obey(s)
-		}, []string{"0 complete/shutdown n1", "0 new/complete", "1 new/complete", "1 shutdown/shutdown n2"}},
+		}, []string{"0 complete/shutdown n1", "0 pending/complete", "1 pending/complete", "1 shutdown/shutdown n2"}},
 		{"or does not end", func(s *plantest.Swarm) {
 			begin(s, job(2, 2))
 			end(s, "web", 0, swarm.TaskStateComplete)
 			rerun(s)
 			s.Settle(p)
 			s.At = s.At.Add(61 * time.Second)
-		}, []string{"0 complete/shutdown n1", "0 new/complete", "1 new/complete", "1 running/shutdown n2"}},
+		}, []string{"0 complete/shutdown n1", "0 pending/complete", "1 pending/complete", "1 running/shutdown n2"}},
 		{"run again with fewer", func(s *plantest.Swarm) {
 			begin(s, job(2, 2))
 			end(s, "web", 0, swarm.TaskStateComplete)
 			end(s, "web", 1, swarm.TaskStateComplete)
 			rerun(s, job(1, 1))
-		}, []string{"0 complete/shutdown n1", "0 new/complete", "1 complete/remove n2"}},
+		}, []string{"0 complete/shutdown n1", "0 pending/complete", "1 complete/remove n2"}},
 		{"global: once on every node", func(s *plantest.Swarm) {
 			s.Service("web", 0, globalJob(s.At.Add(time.Hour)))
 			s.Plan(p)
@@ -158,14 +158,14 @@ func TestPlanJob(t *testing.T) {
 				s.Plan(p)
 				obey(s)
 			}
-		}, []string{"0 complete/complete n1", "0 new/complete n2", "0 shutdown/shutdown n2"}},
+		}, []string{"0 complete/complete n1", "0 pending/complete n2", "0 shutdown/shutdown n2"}},
 		{"global: run again", func(s *plantest.Swarm) {
 			s.Service("web", 0, globalJob(s.At.Add(time.Hour)))
 			s.Plan(p)
 			become(s, "n1", swarm.TaskStateComplete)
 			become(s, "n2", swarm.TaskStateRunning)
 			rerun(s)
-		}, []string{"0 complete/shutdown n1", "0 new/complete n1", "0 new/ready n2", "0 running/shutdown n2"}},
+		}, []string{"0 complete/shutdown n1", "0 pending/complete n1", "0 pending/ready n2", "0 running/shutdown n2"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

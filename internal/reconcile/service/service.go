@@ -403,6 +403,9 @@ func (pl *plan) newTask(p place) *cluster.Task {
 		t.JobIteration = &swarm.Version{Index: job.JobIteration.Index}
 	}
 	t.Status = swarm.TaskStatus{State: swarm.TaskStateNew, Message: "created", Timestamp: pl.env.Now}
+	if !pl.ingress && len(cluster.Targets(&t.Spec)) == 0 { // it needs no address, and so nothing before a node
+		t.Status.State, t.Status.Message = swarm.TaskStatePending, "pending task scheduling"
+	}
 	return t
 }
 

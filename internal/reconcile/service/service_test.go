@@ -77,17 +77,17 @@ func TestPlan(t *testing.T) {
 		want []string
 	}{
 		{"create", func(s *plantest.Swarm) { s.Service("web", 2) },
-			[]string{"1 new/running", "2 new/running"}},
+			[]string{"1 pending/running", "2 pending/running"}},
 		{"zero replicas", func(s *plantest.Swarm) { s.Service("web", 0) }, nil},
 		{"no mode is one replica", func(s *plantest.Swarm) {
 			s.Service("web", 3, func(v *cluster.Service) { v.Spec.Mode = swarm.ServiceMode{} })
-		}, []string{"1 new/running"}},
+		}, []string{"1 pending/running"}},
 		{"scale up fills the lowest slots", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)
 			run(s, "web", "n1")
 			replicas(s, 3)
-		}, []string{"1 running/running n1", "2 new/running", "3 new/running"}},
+		}, []string{"1 running/running n1", "2 pending/running", "3 pending/running"}},
 		{"scale down takes what does not run", func(s *plantest.Swarm) {
 			s.Service("web", 3)
 			s.Plan(p)
@@ -108,7 +108,7 @@ func TestPlan(t *testing.T) {
 			replicas(s, 0)
 			s.Plan(p)
 			replicas(s, 1)
-		}, []string{"1 new/running", "1 running/remove n1"}},
+		}, []string{"1 pending/running", "1 running/remove n1"}},
 		{"service gone", func(s *plantest.Swarm) {
 			v := s.Service("web", 2)
 			s.Plan(p)
@@ -119,13 +119,13 @@ func TestPlan(t *testing.T) {
 			if _, err := s.Store.Update(s.Context(), func(tx *store.Tx) error { tx.Write(store.Delete(v)); return nil }); err != nil {
 				s.Fatal(err)
 			}
-		}, []string{"1 running/remove n1", "2 failed/remove n1", "2 new/remove attempt 1"}},
+		}, []string{"1 running/remove n1", "2 failed/remove n1", "2 pending/remove attempt 1"}},
 		{"a task that ended is replaced after the delay", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)
 			run(s, "web", "n1")
 			end(s, "web", 1, swarm.TaskStateFailed)
-		}, []string{"1 failed/shutdown n1", "1 new/ready attempt 1"}},
+		}, []string{"1 failed/shutdown n1", "1 pending/ready attempt 1"}},
 		{"and started then", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)
@@ -136,13 +136,13 @@ func TestPlan(t *testing.T) {
 				s.Errorf("looks again at %v, not %v", again, want)
 			}
 			s.At = again
-		}, []string{"1 complete/shutdown n1", "1 new/running attempt 1"}},
+		}, []string{"1 complete/shutdown n1", "1 pending/running attempt 1"}},
 		{"without a delay at once", func(s *plantest.Swarm) {
 			s.Service("web", 1, policy(func(r *swarm.RestartPolicy) { d := time.Duration(0); r.Delay = &d }))
 			s.Plan(p)
 			run(s, "web", "n1")
 			end(s, "web", 1, swarm.TaskStateRejected)
-		}, []string{"1 new/running attempt 1", "1 rejected/shutdown n1"}},
+		}, []string{"1 pending/running attempt 1", "1 rejected/shutdown n1"}},
 		{"condition none", func(s *plantest.Swarm) {
 			s.Service("web", 1, policy(func(r *swarm.RestartPolicy) { r.Condition = "none" }))
 			s.Plan(p)
@@ -160,7 +160,7 @@ func TestPlan(t *testing.T) {
 			s.Plan(p)
 			run(s, "web", "n1")
 			end(s, "web", 1, swarm.TaskStateFailed)
-		}, []string{"1 failed/shutdown n1", "1 new/ready attempt 1"}},
+		}, []string{"1 failed/shutdown n1", "1 pending/ready attempt 1"}},
 		{"max attempts", func(s *plantest.Swarm) {
 			s.Service("web", 1, policy(func(r *swarm.RestartPolicy) {
 				n, d := uint64(1), time.Duration(0)
@@ -177,7 +177,7 @@ func TestPlan(t *testing.T) {
 			s.Plan(p)
 			run(s, "web", "n1", "n2")
 			plantest.Change(s, "n1", func(n *cluster.Node) { n.Status.State = swarm.NodeStateDown })
-		}, []string{"1 new/running", "1 running/shutdown n1", "2 running/running n2"}},
+		}, []string{"1 pending/running", "1 running/shutdown n1", "2 running/running n2"}},
 		{"node down and condition none", func(s *plantest.Swarm) {
 			s.Service("web", 1, policy(func(r *swarm.RestartPolicy) { r.Condition = "none" }))
 			s.Plan(p)
@@ -190,7 +190,7 @@ func TestPlan(t *testing.T) {
 			run(s, "web", "n1")
 			plantest.Change(s, "n1", func(n *cluster.Node) { n.Spec.Availability = swarm.NodeAvailabilityDrain })
 			s.Plan(p)
-			if got := show(s, "web"); !slices.Contains(got, "1 new/ready") {
+			if got := show(s, "web"); !slices.Contains(got, "1 pending/ready") {
 				s.Error(got)
 			}
 			end(s, "web", 1, swarm.TaskStateShutdown)
@@ -207,7 +207,7 @@ func TestPlan(t *testing.T) {
 			plantest.Change(s, "n1", func(n *cluster.Node) { n.Spec.Availability = swarm.NodeAvailabilityDrain })
 			s.Plan(p)
 			s.At = s.At.Add(61 * time.Second)
-		}, []string{"1 new/running", "1 running/shutdown n1"}},
+		}, []string{"1 pending/running", "1 running/shutdown n1"}},
 		{"node paused: nothing", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)
@@ -218,7 +218,7 @@ func TestPlan(t *testing.T) {
 			s.Service("web", 1)
 			s.Plan(p)
 			run(s, "web", "gone")
-		}, []string{"1 new/running", "1 running/shutdown gone"}},
+		}, []string{"1 pending/running", "1 running/shutdown gone"}},
 		{"a change of scale and labels leaves running tasks", func(s *plantest.Swarm) {
 			s.Service("web", 1)
 			s.Plan(p)
@@ -226,7 +226,7 @@ func TestPlan(t *testing.T) {
 			plantest.Change(s, "web", func(v *cluster.Service) {
 				*v.Spec.Mode.Replicated.Replicas, v.Spec.Labels = 2, map[string]string{"a": "b"}
 			})
-		}, []string{"1 running/running n1", "2 new/running"}},
+		}, []string{"1 running/running n1", "2 pending/running"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -248,11 +248,33 @@ func TestANewTask(t *testing.T) {
 	s.Plan(service.Planner{})
 	v, task := plantest.Get[*cluster.Service](s, "web"), s.Tasks("web")[0]
 	if task.ServiceName != "web" || task.SpecVersion != v.Version.Index || task.Labels["a"] != "b" ||
-		task.Spec.ContainerSpec.Image != "hello:1" || task.Status.Message != "created" || !task.Status.Timestamp.Equal(s.At) {
+		task.Spec.ContainerSpec.Image != "hello:1" || task.Status.Message != "pending task scheduling" || !task.Status.Timestamp.Equal(s.At) {
 		t.Errorf("%+v", task)
 	}
 	if c := plantest.Get[*cluster.Claim](s, cluster.ClaimSlot("web", 1)); c.Owner != task.ID || c.OwnerName != "web.1" {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A task that needs an address waits for that before it waits for a node.
+func TestWhatANewTaskWaitsFor(t *testing.T) {
+	port := swarm.PortConfig{TargetPort: 80, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeIngress}
+	for name, want := range map[string]swarm.TaskState{"no address": swarm.TaskStatePending, "a port": swarm.TaskStateNew, "a network": swarm.TaskStateNew} {
+		t.Run(name, func(t *testing.T) {
+			s := plantest.New(t)
+			s.Service("web", 1, func(v *cluster.Service) {
+				switch name {
+				case "a port":
+					v.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{port}}
+				case "a network":
+					v.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "net"}}
+				}
+			})
+			s.Plan(service.Planner{})
+			if got := s.Tasks("web")[0].Status.State; got != want {
+				t.Errorf("%s, not %s", got, want)
+			}
+		})
 	}
 }
 
