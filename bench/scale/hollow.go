@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -109,12 +108,11 @@ func (m *hollowManager) fill(ctx context.Context, o HollowOptions, r *bench.Repo
 		return err
 	}
 	fmt.Fprintf(o.Out, "%d nodes join\n", o.Nodes)
-	var sessions atomic.Int64
 	joins, joining := errgroup.WithContext(ctx)
 	joins.SetLimit(8)
 	for i := range o.Nodes {
 		joins.Go(func() error {
-			h := &hollowNode{name: fmt.Sprintf("hollow-%d", i), manager: hollowAddr + ":2377", sessions: &sessions}
+			h := &hollowNode{name: fmt.Sprintf("hollow-%d", i), manager: hollowAddr + ":2377"}
 			if err := h.join(joining, sw.JoinTokens.Worker); err != nil {
 				return err
 			}

@@ -30,7 +30,6 @@ type hollowNode struct {
 	identity      *pki.Holder
 	tasks         map[string]swarm.TaskState // as it has reported them
 	version       atomic.Uint64
-	sessions      *atomic.Int64 // that have begun, of all nodes
 }
 
 // join asks for membership until the manager, which lets few join a second from one address, has time.
@@ -141,9 +140,6 @@ func (h *hollowNode) session(ctx context.Context) error {
 		f, err := protocol.Read(frames)
 		if err != nil {
 			return err
-		}
-		if f.Complete {
-			h.sessions.Add(1)
 		}
 		h.version.Store(f.Version)
 		if err := h.report(ctx, l, f); err != nil {

@@ -37,7 +37,7 @@ func (c *Control) Services(ctx context.Context, f map[string][]string, status bo
 			!fl.any("runtime", func(v string) bool { return v == "container" }) {
 			continue
 		}
-		api := s.Clone().(*cluster.Service).Service
+		api := s.Service // shares what its fields refer to: a list is only written out
 		if status {
 			api.ServiceStatus = statusOf(snap, s)
 		}

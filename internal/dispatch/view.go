@@ -118,7 +118,7 @@ func (s *Server) makeView(old *view, snap *store.Snapshot, version uint64, deriv
 	in := network.Input{
 		Nodes:    slices.Collect(store.List[*cluster.Node](snap)),
 		Services: slices.Collect(store.List[*cluster.Service](snap)),
-		Tasks:    slices.Collect(store.List[*cluster.Task](snap)),
+		Tasks:    slices.Collect(snap.AttachedTasks()),
 		Port:     s.cfg.DataPathPort,
 	}
 	in.Network, _ = snap.IngressNetwork()
@@ -190,8 +190,12 @@ func (m *mesh) since(had mesh) (*protocol.Mesh, error) {
 // meshChanges says whether an event may change the routing mesh.
 func meshChanges(e store.Event) bool {
 	switch e.Kind {
-	case cluster.KindService, cluster.KindNetwork:
+	case cluster.KindNetwork:
 		return true
+	case cluster.KindService:
+		a, _ := e.Old.(*cluster.Service)
+		b, _ := e.New.(*cluster.Service)
+		return connected(a) || connected(b)
 	case cluster.KindNode:
 		a, okA := e.Old.(*cluster.Node)
 		b, okB := e.New.(*cluster.Node)
@@ -205,6 +209,11 @@ func meshChanges(e store.Event) bool {
 		return !okA || !okB || a.Version != b.Version || a.Status.State != b.Status.State
 	}
 	return false
+}
+
+// connected says whether anything of the service is on a network.
+func connected(s *cluster.Service) bool {
+	return s != nil && len(s.Endpoint.Ports)+len(s.Endpoint.VirtualIPs)+len(s.Spec.TaskTemplate.Networks) > 0
 }
 
 func attached(t *cluster.Task) bool { return t != nil && len(t.NetworksAttachments) > 0 }

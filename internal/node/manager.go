@@ -123,7 +123,6 @@ func (m *manager) lead(ctx context.Context) error {
 func (m *manager) startPlanning(ctx context.Context) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	m.dispatch.BecomeLeader()
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
 		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
@@ -136,6 +135,8 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 		if err := m.catchUp(ctx); err != nil {
 			return // leadership was lost, or the daemon ends
 		}
+		// Nodes are heard from here on: none can have a session with a manager that is behind it.
+		m.dispatch.BecomeLeader()
 		go m.dismiss(ctx)
 		if err := runner.Run(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotLeader) {
 			m.log.Error("the planners stopped", "error", err)

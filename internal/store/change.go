@@ -95,34 +95,62 @@ type entry struct {
 	Groups []Group
 }
 
-// Apply applies an encoded entry. Whoever owns the log calls it once for each entry, in order.
+// Apply applies an encoded entry. Whoever owns the log calls it, or [Store.ApplyAll], once for each entry, in order.
 func (s *Store) Apply(index uint64, data []byte) *Result {
-	e, err := decodeEntry(data, s.known)
-	if err != nil {
-		return &Result{Index: index, Err: fmt.Errorf("entry %d of the swarm's log cannot be read: %w", index, err)}
+	return s.ApplyAll([]Entry{{index, data}})[0]
+}
+
+// Entry is an encoded entry of the log.
+type Entry struct {
+	Index uint64
+	Data  []byte
+}
+
+// ApplyAll applies entries that follow each other as if one by one, but shows only what is there after the last.
+func (s *Store) ApplyAll(entries []Entry) []*Result {
+	decoded := make([]*entry, len(entries))
+	results := make([]*Result, len(entries))
+	for i, e := range entries {
+		results[i] = &Result{Index: e.Index}
+		var err error
+		if decoded[i], err = decodeEntry(e.Data, s.known); err != nil {
+			results[i].Err = fmt.Errorf("entry %d of the swarm's log cannot be read: %w", e.Index, err)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t := s.tables.fork()
-	res := &Result{Index: index, Groups: make([]error, len(e.Groups))}
+	t, l := s.tables.fork(), loads{}
 	var events []Event
-	l := loads{}
-	for i, g := range e.Groups {
-		if err := check(t, g); err != nil {
-			res.Groups[i] = err
+	var last *Result
+	var at time.Time
+	for i, e := range decoded {
+		if e == nil {
 			continue
 		}
-		for _, c := range g.Changes {
-			e := applyOne(t, index, e.At, c)
-			l.change(e.Old, e.New)
-			events = append(events, e)
+		last = results[i]
+		last.Groups = make([]error, len(e.Groups))
+		for k, g := range e.Groups {
+			if last.Groups[k] = check(t, g); last.Groups[k] != nil {
+				continue
+			}
+			for _, c := range g.Changes {
+				ev := applyOne(t, last.Index, e.At, c)
+				l.change(ev.Old, ev.New)
+				events = append(events, ev)
+			}
 		}
+		if e.At.After(at) {
+			at = e.At
+		}
+	}
+	if last == nil {
+		return results
 	}
 	l.write(t)
 	s.tables = t.publish()
-	s.advance(index, e.At)
-	s.notify(index, events)
-	return res
+	s.advance(last.Index, at)
+	s.notify(last.Index, events)
+	return results
 }
 
 // Advance tells the store that the log has passed index with an entry that is not the store's.

@@ -71,7 +71,9 @@ var (
 // was restored half-way; the indexes and the watcher agree with the records.
 func TestStoreIsItsModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		a, b := store.New(), store.New()
+		a, b, together := store.New(), store.New(), store.New()
+		var kept []store.Entry // not applied to together yet
+		var results []*store.Result
 		w, _ := a.Watch()
 		defer w.Close()
 		watched := map[string]bool{}
@@ -101,6 +103,9 @@ func TestStoreIsItsModel(t *testing.T) {
 						cpu := rapid.Int64Range(0, 2).Draw(rt, "cpu")
 						k.Spec.Resources = &swarm.ResourceRequirements{Reservations: &swarm.Resources{NanoCPUs: cpu, MemoryBytes: 3 * cpu}}
 					}
+					if rapid.Bool().Draw(rt, "attached") {
+						k.NetworksAttachments = []swarm.NetworkAttachment{{}}
+					}
 					k.NodeID = rapid.SampledFrom([]string{"", "n1", "n2"}).Draw(rt, "node")
 					switch what := rapid.IntRange(0, 3).Draw(rt, "what"); {
 					case k.Version.Index == 0:
@@ -122,6 +127,17 @@ func TestStoreIsItsModel(t *testing.T) {
 			was := contents(a)
 			res := a.Apply(index, entry)
 			b.Apply(index, entry)
+			kept, results = append(kept, store.Entry{Index: index, Data: entry}), append(results, res)
+			if rapid.Bool().Draw(rt, "apply together") {
+				if d := cmp.Diff(results, together.ApplyAll(kept), cmp.Comparer(sameError)); d != "" {
+					rt.Fatalf("entries up to %d, applied together: %s", index, d)
+				}
+				if d := cmp.Diff(contents(a), contents(together), cmp.AllowUnexported(modelTask{})); d != "" || together.Index() != index {
+					rt.Fatalf("entries up to %d, applied together, at version %d: %s", index, together.Index(), d)
+				}
+				checkLoads(rt, together)
+				kept, results = nil, nil
+			}
 			if res.Err != nil {
 				rt.Fatal(res.Err)
 			}
@@ -180,6 +196,8 @@ func encode(t *rapid.T, groups []store.Group) []byte {
 	return k.entry
 }
 
+func sameError(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+
 // checkLoads compares the loads that the store keeps with what its tasks add up to, in snapshots and in transactions.
 func checkLoads(t *rapid.T, s *store.Store) {
 	want, got := map[string]store.Load{}, map[string]store.Load{}
@@ -227,6 +245,14 @@ func checkIndexes(t *rapid.T, s *store.Store, m model) {
 		for k := range snap.TasksByNode(n) {
 			got[n] = append(got[n], k.ID)
 		}
+	}
+	for k := range store.List[*cluster.Task](snap) {
+		if len(k.NetworksAttachments) > 0 && !k.Ended() {
+			want["attached"] = append(want["attached"], k.ID)
+		}
+	}
+	for k := range snap.AttachedTasks() {
+		got["attached"] = append(got["attached"], k.ID)
 	}
 	for _, st := range []swarm.TaskState{swarm.TaskStateNew, swarm.TaskStatePending, swarm.TaskStateRunning} {
 		for k := range snap.WaitingTasks(st) {

@@ -68,6 +68,11 @@ func (s *Snapshot) WaitingTasks(state swarm.TaskState) iter.Seq[*cluster.Task] {
 	return by[*cluster.Task](s, byWaiting, string(state))
 }
 
+// AttachedTasks returns the tasks that have addresses on networks and have not ended.
+func (s *Snapshot) AttachedTasks() iter.Seq[*cluster.Task] {
+	return by[*cluster.Task](s, byAttached, byAttached)
+}
+
 // HeldTasks returns the tasks that are to be stopped as soon as no node sends them connections.
 func (s *Snapshot) HeldTasks() iter.Seq[*cluster.Task] { return by[*cluster.Task](s, byHeld, byHeld) }
 

@@ -57,6 +57,12 @@ func newSchema() (s tableSet) {
 			{name: byService, of: func(o cluster.Object) string { return o.(*cluster.Task).ServiceID }},
 			{name: byNode, of: func(o cluster.Object) string { return o.(*cluster.Task).NodeID }},
 			{name: byWaiting, of: waitingIn},
+			{name: byAttached, of: func(o cluster.Object) string {
+				if t := o.(*cluster.Task); len(t.NetworksAttachments) > 0 && !t.Ended() {
+					return byAttached
+				}
+				return ""
+			}},
 			{name: byHeld, of: func(o cluster.Object) string {
 				if o.(*cluster.Task).Held() {
 					return byHeld
@@ -84,11 +90,12 @@ func newSchema() (s tableSet) {
 
 // The names of the indexes.
 const (
-	byName    = "name"
-	byService = "service"
-	byNode    = "node"
-	byWaiting = "waiting"
-	byHeld    = "held"
+	byName     = "name"
+	byService  = "service"
+	byNode     = "node"
+	byWaiting  = "waiting"
+	byAttached = "attached"
+	byHeld     = "held"
 )
 
 func waitingIn(o cluster.Object) string {
