@@ -95,6 +95,17 @@ func (f *probedFSM) Apply(l *raft.Log) any {
 	return r
 }
 
+// ApplyBatch applies what is committed together.
+func (f *probedFSM) ApplyBatch(logs []*raft.Log) []any {
+	out := f.fsm.ApplyBatch(logs)
+	for _, l := range logs {
+		if l.Type == raft.LogCommand {
+			f.probe.Applied(f.store, l.Index, l.Data)
+		}
+	}
+	return out
+}
+
 // Restore replaces what is in the store.
 func (f *probedFSM) Restore(r io.ReadCloser) error {
 	err := f.fsm.Restore(r)
