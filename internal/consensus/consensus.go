@@ -53,6 +53,7 @@ type Consensus struct {
 	snaps     *snapshots
 	leading   *leadership
 	reads     reads
+	reloading sync.Mutex // held while raft's configuration is read, changed and set
 	// changing holds the right to change the members: one change at a time.
 	changing chan struct{}
 	watching sync.WaitGroup
@@ -169,6 +170,8 @@ func (c *Consensus) Bootstrap() error {
 // lookNow has raft look at its timer at once, and stand for election if the heartbeat time-out is over: nobody was heard for
 // so long, or ever. Raft does so when the time-out is shortened, so it is made slightly longer first.
 func (c *Consensus) lookNow() {
+	c.reloading.Lock()
+	defer c.reloading.Unlock()
 	rc := c.raft.ReloadableConfig()
 	rc.HeartbeatTimeout, rc.ElectionTimeout = c.cfg.Tuning.Heartbeat+lookMargin, c.cfg.Tuning.Election+lookMargin
 	err := c.raft.ReloadConfig(rc)

@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -22,7 +24,7 @@ const (
 	snapshotMagic   = "SHOALSN1"
 	purposeSnapshot = "shoal snapshot 1"
 	chunkSize       = 64 << 10
-	retained        = 2
+	retained        = 2 // in all, unless the swarm wants more; the older one is for when the newest is damaged
 
 	chunkMore = 0
 	chunkLast = 1
@@ -31,9 +33,14 @@ const (
 // snapshots is raft's file snapshot store, which writes to a temporary folder, syncs, renames and has a checksum of each, with the content sealed.
 // The members and their addresses (meta.json) are not sealed.
 type snapshots struct {
-	inner *raft.FileSnapshotStore
-	dir   string
-	key   []byte
+	inner  atomic.Pointer[raft.FileSnapshotStore]
+	parent string // of dir
+	dir    string
+	key    []byte
+	log    hclog.Logger
+
+	keeping sync.Mutex
+	keep    int // how many are kept; guarded by keeping
 }
 
 var _ raft.SnapshotStore = (*snapshots)(nil)
@@ -43,7 +50,8 @@ func openSnapshots(dir string, key []byte, log hclog.Logger) (*snapshots, error)
 	if err != nil {
 		return nil, fmt.Errorf("the folder of the snapshots: %w", err)
 	}
-	s := &snapshots{inner: inner, dir: filepath.Join(dir, "snapshots"), key: key}
+	s := &snapshots{parent: dir, dir: filepath.Join(dir, "snapshots"), key: key, log: log, keep: retained}
+	s.inner.Store(inner)
 	// What a crash left half-written is not listed and not removed by raft.
 	left, err := filepath.Glob(filepath.Join(s.dir, "*.tmp"))
 	if err != nil {
@@ -59,7 +67,7 @@ func openSnapshots(dir string, key []byte, log hclog.Logger) (*snapshots, error)
 
 // Create starts a snapshot.
 func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, cIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
-	sink, err := s.inner.Create(v, index, term, c, cIndex, t)
+	sink, err := s.inner.Load().Create(v, index, term, c, cIndex, t)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +80,7 @@ func (s *snapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Co
 
 // List returns the snapshots, the newest first, with the sizes of their content.
 func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
-	metas, err := s.inner.List()
+	metas, err := s.inner.Load().List()
 	for _, m := range metas {
 		m.Size = plainSize(m.Size)
 	}
@@ -81,7 +89,7 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 
 // Open reads a snapshot. What is damaged shows while reading.
 func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
-	m, rc, err := s.inner.Open(id)
+	m, rc, err := s.inner.Load().Open(id)
 	if err != nil {
 		return nil, nil, fmt.Errorf("snapshot %s in %s is damaged: %w", id, s.dir, err)
 	}

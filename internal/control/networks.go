@@ -178,7 +178,7 @@ func overlapping(snap *store.Snapshot, p netip.Prefix) (*cluster.Network, bool) 
 // node's address in it: one that was just freed rests, because a node may still have containers there that are stopping.
 // A pool's very first is the last to be taken: it is what most other networks in the world begin with.
 func freeSubnet(snap *store.Snapshot, last netip.Prefix) (netip.Prefix, error) {
-	pools, bits := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, defaultSubnetSize
+	pools, bits := []netip.Prefix{defaultPool()}, defaultSubnetSize
 	if s := snap.Swarm(); s != nil && len(s.DefaultAddrPool) > 0 {
 		pools = s.DefaultAddrPool
 		if s.SubnetSize != 0 {

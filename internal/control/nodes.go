@@ -78,10 +78,8 @@ func (c *Control) UpdateNode(ctx context.Context, ref string, version uint64, sp
 	if err != nil {
 		return err
 	}
-	switch spec.Availability {
-	case swarm.NodeAvailabilityActive, swarm.NodeAvailabilityPause, swarm.NodeAvailabilityDrain:
-	default:
-		return invalid("invalid Availability: %q", string(spec.Availability))
+	if err := checkAvailability(spec.Availability); err != nil {
+		return err
 	}
 	return m.update(ctx, func(tx *store.Tx) error {
 		old, err := find(tx.Snapshot, "node", ref, nodeName)

@@ -43,6 +43,7 @@ func (c *Control) UpdateSwarm(ctx context.Context, version uint64, spec swarm.Sp
 		}
 		s := old.Clone().(*cluster.Swarm)
 		s.Spec = spec
+		SetSwarmDefaults(&s.Spec)
 		if rotate.WorkerToken {
 			s.JoinTokens.Worker = pki.NewToken([]byte(s.TLSInfo.TrustRoot))
 		}
@@ -64,12 +65,10 @@ func checkSwarmSpec(spec swarm.Spec) error {
 		return invalid(`swarm spec must be named "default"`)
 	case len(spec.CAConfig.ExternalCAs) > 0:
 		return errdefs.ErrNotImplemented.WithMessage("external certificate authorities (--external-ca) are not implemented by Shoal: it signs its own certificates")
-	case spec.Dispatcher.HeartbeatPeriod < 0:
-		return invalid("heartbeat time period cannot be a negative duration")
 	case spec.CAConfig.NodeCertExpiry != 0 && spec.CAConfig.NodeCertExpiry < pki.MinValidity:
 		return invalid("minimum certificate expiry time is: %s", pki.MinValidity)
 	}
-	return nil
+	return checkHeartbeat(spec.Dispatcher.HeartbeatPeriod)
 }
 
 // CheckSwarmSpec is what [Control.UpdateSwarm] checks, for the making of a swarm.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -27,14 +26,7 @@ const (
 	joinDialTimeout = 8 * time.Second
 	// initTimeout bounds the making of a swarm, which needs no other node.
 	initTimeout = 20 * time.Second
-
-	defaultDataPathPort = 4789 // IANA's for VXLAN, and Swarm's
-	defaultSubnetSize   = 24
 )
-
-// ingressSubnet is the routing mesh's default. It is one that Docker's own defaults leave alone and has room for
-// 65,000 tasks.
-var ingressSubnet = netip.MustParsePrefix("10.255.0.0/16")
 
 var listTasks = engine.ListOptions{All: true, Filters: map[string][]string{"label": {labelTask}}}
 
@@ -66,7 +58,11 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cert, err := pki.Sign(ca, csr, st.SwarmID, st.NodeID, st.Role, pki.DefaultValidity, time.Now())
+	validity := r.Spec.CAConfig.NodeCertExpiry
+	if validity == 0 {
+		validity = pki.DefaultValidity
+	}
+	cert, err := pki.Sign(ca, csr, st.SwarmID, st.NodeID, st.Role, validity, time.Now())
 	if err != nil {
 		return "", err
 	}
@@ -86,21 +82,18 @@ func (n *Node) Init(ctx context.Context, r swarm.InitRequest) (string, error) {
 
 // initState checks the request and says what the node will remember.
 func (n *Node) initState(r *swarm.InitRequest) (*state, error) {
-	switch {
-	case r.DataPathPort != 0 && (r.DataPathPort < 1024 || r.DataPathPort > 49151):
-		return nil, errdefs.ErrInvalidArgument.WithMessage("Valid Datapath UDP port number can be any port number between 1024 and 49151 (inclusive)")
-	case len(r.DefaultAddrPool) > 0 || r.SubnetSize != 0 && r.SubnetSize != defaultSubnetSize:
-		return nil, errdefs.ErrNotImplemented.WithMessage("address pools (--default-addr-pool) are not implemented by Shoal yet")
+	dataPort, err := control.DataPathPort(r.DataPathPort)
+	if err == nil {
+		_, _, _, err = control.AddressPools(r.DefaultAddrPool, r.SubnetSize)
 	}
-	if err := control.CheckSwarmSpec(r.Spec); err != nil {
+	if err == nil {
+		err = control.CheckSwarmSpec(r.Spec)
+	}
+	if err == nil {
+		r.Availability, err = control.NodeAvailability(r.Availability)
+	}
+	if err != nil {
 		return nil, err
-	}
-	switch r.Availability {
-	case "":
-		r.Availability = swarm.NodeAvailabilityActive
-	case swarm.NodeAvailabilityActive, swarm.NodeAvailabilityPause, swarm.NodeAvailabilityDrain:
-	default:
-		return nil, errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("invalid Availability: %q", string(r.Availability)))
 	}
 	listen, err := resolveListen(r.ListenAddr)
 	if err != nil {
@@ -116,26 +109,13 @@ func (n *Node) initState(r *swarm.InitRequest) (*state, error) {
 	}
 	st := &state{
 		SwarmID: cluster.NewID(), NodeID: cluster.NewID(), Role: swarm.NodeRoleManager, ListenAddr: listen, AdvertiseAddr: advertise,
-		DataPathAddr: dataPath, DataPathPort: uint16(r.DataPathPort), RaftKey: newRaftKey(), Bootstrap: true,
-	}
-	if st.DataPathPort == 0 {
-		st.DataPathPort = defaultDataPathPort
+		DataPathAddr: dataPath, DataPathPort: dataPort, RaftKey: newRaftKey(), Bootstrap: true,
 	}
 	if r.AutoLockManagers || r.Spec.EncryptionConfig.AutoLockManagers {
 		st.UnlockKey = pki.NewUnlockKey()
 	}
 	st.Managers = []swarm.Peer{{NodeID: st.NodeID, Addr: st.AdvertiseAddr}}
 	return st, nil
-}
-
-func resolveDataPath(s string) (netip.Addr, error) {
-	if s == "" {
-		return netip.Addr{}, nil
-	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return a, nil
-	}
-	return interfaceAddr(s)
 }
 
 // begin writes a new membership to disk, with the log that seed makes, and starts it. What fails leaves nothing, and of
@@ -178,9 +158,12 @@ func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca
 	s.ID, s.Epoch, s.TLSInfo = st.SwarmID, 1, tls
 	s.Spec = r.Spec
 	s.Spec.EncryptionConfig.AutoLockManagers = len(st.UnlockKey) > 0
-	setSwarmDefaults(&s.Spec)
-	s.DefaultAddrPool = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} // Swarm's
-	s.SubnetSize, s.DataPathPort = defaultSubnetSize, uint32(st.DataPathPort)
+	control.SetSwarmDefaults(&s.Spec)
+	pools, bits, ingressSubnet, err := control.AddressPools(r.DefaultAddrPool, r.SubnetSize)
+	if err != nil {
+		return err
+	}
+	s.DefaultAddrPool, s.SubnetSize, s.DataPathPort = pools, bits, uint32(st.DataPathPort)
 	s.JoinTokens = swarm.JoinTokens{Worker: pki.NewToken(ca.Cert), Manager: pki.NewToken(ca.Cert)}
 	d.TLSInfo = tls
 	self, err := newNode(st.NodeID, st.Role, &joinRequest{
@@ -205,35 +188,6 @@ func (m *manager) found(ctx context.Context, r *swarm.InitRequest, st *state, ca
 		return nil
 	})
 	return err
-}
-
-// setSwarmDefaults fills in Swarm's defaults, and Shoal's own heartbeat of 2 s: a node is down after three are missed.
-func setSwarmDefaults(s *swarm.Spec) {
-	s.Name = "default"
-	if s.Labels == nil {
-		s.Labels = map[string]string{}
-	}
-	if s.Orchestration.TaskHistoryRetentionLimit == nil {
-		five := int64(5)
-		s.Orchestration.TaskHistoryRetentionLimit = &five
-	}
-	r := &s.Raft
-	if r.SnapshotInterval == 0 {
-		r.SnapshotInterval = 10000
-	}
-	if r.KeepOldSnapshots == nil {
-		r.KeepOldSnapshots = new(uint64)
-	}
-	if r.LogEntriesForSlowFollowers == 0 {
-		r.LogEntriesForSlowFollowers = 500
-	}
-	r.ElectionTick, r.HeartbeatTick = 10, 1
-	if s.Dispatcher.HeartbeatPeriod == 0 {
-		s.Dispatcher.HeartbeatPeriod = 2 * time.Second
-	}
-	if s.CAConfig.NodeCertExpiry == 0 {
-		s.CAConfig.NodeCertExpiry = pki.DefaultValidity
-	}
 }
 
 func (m *manager) waitToLead(ctx context.Context) error {
@@ -299,6 +253,10 @@ func (n *Node) joinRequest(r swarm.JoinRequest) (*joinRequest, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	availability, err := control.NodeAvailability(r.Availability)
+	if err != nil {
+		return nil, "", err
+	}
 	_, port := splitPort(listen)
 	advertise := net.JoinHostPort("", port) // the manager fills in the address that it sees
 	if r.AdvertiseAddr != "" {
@@ -307,7 +265,7 @@ func (n *Node) joinRequest(r swarm.JoinRequest) (*joinRequest, string, error) {
 		}
 	}
 	return &joinRequest{
-		Token: r.JoinToken, Availability: r.Availability, AdvertiseAddr: advertise, DataPathAddr: dataPath,
+		Token: r.JoinToken, Availability: availability, AdvertiseAddr: advertise, DataPathAddr: dataPath,
 		Description: n.describe(context.Background()),
 	}, listen, nil
 }

@@ -83,6 +83,7 @@ func (m *manager) run(ctx context.Context) error {
 	group.Go(func() error { return m.dispatch.Run(ctx) })
 	group.Go(func() error { return m.lead(ctx) })
 	group.Go(func() error { return m.expel(ctx) })
+	group.Go(func() error { return m.keepRetention(ctx) })
 	group.Go(func() error {
 		<-ctx.Done()
 		m.peers.close()
