@@ -116,7 +116,7 @@ func newWorld(seed uint64, hosts int, o Options) *world {
 
 // found makes the hosts a swarm, the first of them managers.
 func (w *world) found(managers int) error {
-	if err := w.init(w.hosts[0]); err != nil {
+	if err := w.init(w.hosts[0], false); err != nil {
 		return err
 	}
 	for i, h := range w.hosts[1:] {

@@ -1,22 +1,23 @@
 //go:build !race
 
-package swarm_test
+package swarm
 
 import (
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"shoal.dev/shoal/internal/sim/swarm"
 )
 
 var (
 	seed  = flag.Uint64("swarm.seed", 0, "run this seed only, and print what happened")
-	seeds = flag.Uint64("swarm.seeds", 0, "how many seeds to run")
+	first = flag.Uint64("swarm.first", 1, "the first seed to run")
+	seeds = flag.Uint64("swarm.seeds", 10, "how many seeds to run; three with -short")
+	soak  = flag.Duration("swarm.soak", 0, "run one seed after the other for so long instead")
 	debug = flag.Bool("swarm.debug", false, "print what the daemons log")
 )
 
@@ -38,13 +39,13 @@ func disks(t *testing.T) string {
 	return dir
 }
 
-func run(t *testing.T, seed uint64) (stats swarm.Stats, err error) {
-	o := swarm.Options{Dir: disks(t)}
+func run(t *testing.T, seed uint64) (stats Stats, err error) {
+	o := Options{Dir: disks(t)}
 	if *debug {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	var r *swarm.Result
-	bubble(t, func(t *testing.T) { r, err = swarm.Run(seed, o) })
+	var r *Result
+	bubble(t, func(t *testing.T) { r, err = Run(seed, o) })
 	if err != nil {
 		return stats, err
 	}
@@ -56,20 +57,36 @@ func run(t *testing.T, seed uint64) (stats swarm.Stats, err error) {
 	return r.Stats, err
 }
 
+// TestSwarm runs seeds. One that fails is printed with everything that happened, and how to run it again.
 func TestSwarm(t *testing.T) {
-	first, last := uint64(1), *seeds
-	if *seed != 0 {
-		first, last = *seed, *seed
+	from, n := *first, *seeds
+	switch {
+	case *seed != 0:
+		from, n = *seed, 1
+	case testing.Short():
+		n = min(n, 3)
 	}
-	var sum swarm.Stats
-	for s := first; s <= last; s++ {
-		began := time.Now()
+	var sum Stats
+	began := time.Now()
+	ran := uint64(0)
+	for ; ran < n || time.Since(began) < *soak; ran++ {
+		s := from + ran
+		start := time.Now()
 		stats, err := run(t, s)
-		t.Logf("seed %d in %v: %+v", s, time.Since(began).Round(time.Millisecond), stats)
 		if err != nil {
-			t.Error(err)
+			t.Errorf("%v\nagain: go test ./internal/sim/swarm -run 'TestSwarm$' -count=5 -swarm.seed=%d", err, s)
+			if *soak == 0 {
+				break
+			}
 		}
 		sum.Add(stats)
+		t.Logf("seed %d in %v: %+v", s, time.Since(start).Round(time.Millisecond), stats)
+		if *soak > 0 {
+			fmt.Fprintf(os.Stderr, "seed %d, failed so far: %v, %+v\n", s, t.Failed(), sum)
+		}
 	}
-	t.Logf("%+v", sum)
+	t.Logf("%d seeds: %+v", ran, sum)
+	if !t.Failed() && ran >= 10 && (sum.Writes < 1000 || sum.Reads < 1000 || sum.Crashes == 0 || sum.Stale == 0 || sum.Lost == 0) {
+		t.Error("the runs are too tame to show anything")
+	}
 }

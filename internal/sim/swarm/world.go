@@ -137,8 +137,9 @@ func (w *world) do(h *host, timeout time.Duration, method, path string, body any
 // membership bounds what changes a host's membership.
 const membership = 40 * time.Second
 
-func (w *world) init(h *host) error {
-	a, err := w.do(h, membership, http.MethodPost, "/swarm/init", swarm.InitRequest{ListenAddr: "0.0.0.0:2377", AdvertiseAddr: h.ip + ":2377"})
+// init makes a swarm of a host alone; with force, of one that has lost the others.
+func (w *world) init(h *host, force bool) error {
+	a, err := w.do(h, membership, http.MethodPost, "/swarm/init", swarm.InitRequest{ListenAddr: "0.0.0.0:2377", AdvertiseAddr: h.ip + ":2377", ForceNewCluster: force})
 	if err == nil && a.status != http.StatusOK {
 		err = fmt.Errorf("%d %s", a.status, a.message())
 	}
