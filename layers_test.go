@@ -27,7 +27,8 @@ var layers = []struct {
 	pkg  string
 	uses []string
 }{
-	{"internal/cluster", nil},
+	{"internal/cron", nil},
+	{"internal/cluster", []string{"internal/cron"}},
 	{"internal/store", []string{"internal/cluster"}},
 	{"internal/consensus", []string{"internal/cluster", "internal/store"}},
 	{"internal/pki", []string{"internal/cluster"}},
@@ -101,6 +102,7 @@ var foreign = []struct {
 	{"github.com/google/nftables", []string{"internal/network/*"}},
 	{"github.com/vishvananda/netlink", []string{"internal/network/*"}},
 	{"github.com/miekg/dns", []string{"internal/network/dns"}},
+	{"github.com/robfig/cron/v3", []string{"internal/cron"}},
 	{"github.com/docker/cli", []string{"cmd/shoal", "cmd/shoal/*", "internal/compose"}},
 	{"github.com/anishathalye/porcupine", []string{"internal/sim/swarm"}},
 	{"github.com/google/go-containerregistry", []string{"lab", "lab/*", "bench"}},
@@ -108,7 +110,7 @@ var foreign = []struct {
 
 // pure lists the packages whose answers depend on their arguments alone: they read no clock and no randomness, and
 // touch neither files nor the network.
-var pure = []string{"internal/network", "internal/network/local", "internal/reconcile/*", "internal/compose", "internal/template"}
+var pure = []string{"internal/network", "internal/network/local", "internal/reconcile/*", "internal/compose", "internal/template", "internal/cron"}
 
 var (
 	impureImports = []string{"crypto/rand", "math/rand", "math/rand/v2", "net/http", "os", "os/exec", "syscall"}

@@ -79,9 +79,10 @@ func serve(e *testscript.Env, control httpapi.Control) (string, error) {
 	if control == nil {
 		control = sw
 	}
+	jobs, _ := control.(httpapi.Jobs)
 	eng.Lines = []engine.LogLine{{Stream: "stdout", Line: []byte("use docker run\n")}, {Stream: "stderr", Line: []byte("a complaint\n")}}
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: httpapi.New(httpapi.Config{
-		Containers: eng, Images: eng, Disk: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Upkeep: sw, Scheduler: sw, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: eng, Images: eng, Disk: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Upkeep: sw, Scheduler: sw, Jobs: jobs, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

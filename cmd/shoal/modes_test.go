@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -25,6 +26,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/schedule"
 	"shoal.dev/shoal/internal/reconcile/service"
 	"shoal.dev/shoal/internal/store"
 )
@@ -36,6 +38,13 @@ func TestModes(t *testing.T) {
 		t.Helper()
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/modes",
+			// [shoal] begins a line that is for our client only.
+			Condition: func(cond string) (bool, error) {
+				if cond != "shoal" {
+					return false, fmt.Errorf("unknown condition %s", cond)
+				}
+				return client == "shoal", nil
+			},
 			Cmds: map[string]func(*testscript.TestScript, bool, []string){
 				"until": until,
 			},
@@ -102,7 +111,7 @@ func toySwarm() (ctl *control.Control, stop func(), err error) {
 	})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: s, Observed: toyObserved{s}, NewID: cluster.NewID, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Planners: []reconcile.Planner{service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

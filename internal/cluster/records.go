@@ -32,11 +32,13 @@ type Node struct {
 	IngressAddr netip.Addr `json:"IngressAddr,omitzero"`
 }
 
-// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus and
-// JobStatus are state.
+// Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
+// JobStatus and Schedule are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
+	// Schedule is how far its schedule is; nil: it has none.
+	Schedule *ScheduleStatus `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -140,10 +142,10 @@ func (n *Node) MergeState(from Object) {
 	n.Description, n.Status, n.ManagerStatus = f.Description, f.Status, f.ManagerStatus
 }
 
-// MergeState takes the endpoint, the update status and the job status.
+// MergeState takes the endpoint, the update status, the job status and how far the schedule is.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus = f.Endpoint, f.UpdateStatus, f.JobStatus
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule
 }
 
 // MergeState takes the status and since when it holds.

@@ -84,6 +84,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 	s.Endpoint.Spec = endpointSpec(spec)
 	if isJob(spec.Mode) {
 		s.JobStatus = &swarm.JobStatus{LastExecution: m.Store.Now()}
+		if cluster.Scheduled(&spec) { // it does not run before its time
+			s.JobStatus.LastExecution = time.Time{}
+		}
 	}
 	return out, m.update(ctx, func(tx *store.Tx) error {
 		if have, ok := tx.ServiceByName(spec.Name); ok {
@@ -255,10 +258,11 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 		} else {
 			s.Spec, s.UpdateStatus = spec, nil // the planner begins an update if there is something to do
 		}
-		if old.JobStatus != nil { // every update runs a job again, as in Swarm
+		if old.JobStatus != nil {
 			s.UpdateStatus = nil
-			s.JobStatus = &swarm.JobStatus{LastExecution: m.Store.Now()}
-			s.JobStatus.JobIteration.Index = old.JobStatus.JobIteration.Index + 1
+			if runsNow(&old.Spec, &s.Spec) {
+				runAgain(s, m.Store.Now())
+			}
 		}
 		if s.Spec.Name != old.Spec.Name {
 			return errdefs.ErrNotImplemented.WithMessage("renaming services is not supported")

@@ -16,7 +16,7 @@ import (
 
 func handler(e *apitest.Engine, s *apitest.Swarm) http.Handler {
 	return httpapi.New(httpapi.Config{
-		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Upkeep: s, Scheduler: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: e, Images: e, Volumes: e, Disk: e, Events: e, Usage: e, Host: apitest.Host{}, Swarm: s, Upkeep: s, Scheduler: s, Jobs: s, Control: s, TaskLogs: s, Networks: &apitest.Networks{}, Version: "0.1.0",
 	})
 }
 

@@ -48,6 +48,7 @@ type Config struct {
 	Swarm      Swarm
 	Control    Control
 	Upkeep     Upkeep
+	Jobs       Jobs
 	Scheduler  Scheduler
 	TaskLogs   TaskLogs
 	Networks   Networks
@@ -89,6 +90,7 @@ func (a *api) routes() []route {
 	all = append(all, a.dryRunRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
+	all = append(all, a.jobRoutes()...)
 	all = append(all, a.schedulerRoutes()...)
 	all = append(all, a.taskRoutes()...)
 	all = append(all, a.networkRoutes()...)

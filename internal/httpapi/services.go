@@ -45,7 +45,11 @@ func (a *api) inspectService(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.reply(http.StatusOK, s)
+	out, err := a.shown(c.Context(), s)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, out)
 }
 
 // queryRegistry says whether the manager pins the image: since API 1.30 the client does that.

@@ -38,6 +38,9 @@ func (m *manager) announce(ctx context.Context, report func(engine.Event)) error
 			if e, ok := swarmEvent(c); ok {
 				report(e)
 			}
+			for _, e := range runEvents(c) {
+				report(e)
+			}
 		}
 	}
 }

@@ -26,7 +26,7 @@ func changesSwarm(r *http.Request) bool {
 		return false
 	}
 	path := apiVersion.ReplaceAllString(r.URL.Path, "")
-	for _, p := range []string{"/services/", "/nodes/", "/swarm/update", "/tasks/", "/secrets/", "/configs/"} {
+	for _, p := range []string{"/services/", "/nodes/", "/swarm/update", "/tasks/", "/secrets/", "/configs/", "/shoal/v1/services/"} {
 		if strings.HasPrefix(path, p) {
 			return true
 		}

@@ -26,6 +26,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/schedule"
 	"shoal.dev/shoal/internal/reconcile/service"
 	"shoal.dev/shoal/internal/store"
 )
@@ -126,7 +127,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	done := make(chan struct{})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {

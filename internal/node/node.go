@@ -136,7 +136,7 @@ func (n *Node) wire(m Machine) {
 	n.control = control.New(eng)
 	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
-		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Control: n.control,
+		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Jobs: n.control, Control: n.control,
 		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
 }

@@ -43,7 +43,7 @@ func (tr *truth) apply(index uint64, entry []byte) *store.Result {
 		case cluster.KindNode:
 			tr.node(e)
 		case cluster.KindService:
-			tr.service(e)
+			tr.service(before, e)
 		}
 	}
 	tr.state(after)

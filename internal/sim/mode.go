@@ -19,22 +19,25 @@ func (w *world) mode(s *cluster.Service) string {
 	case 2, 3:
 		s.Spec.Mode.ReplicatedJob = &swarm.ReplicatedJob{TotalCompletions: &n, MaxConcurrent: &most}
 		s.JobStatus = &swarm.JobStatus{LastExecution: w.leader.store.Now()}
-		return fmt.Sprintf("--mode replicated-job --replicas %d --max-concurrent %d", n, most)
+		return fmt.Sprintf("--mode replicated-job --replicas %d --max-concurrent %d", n, most) + w.schedule(s)
 	case 4:
 		s.Spec.Mode.GlobalJob = &swarm.GlobalJob{}
 		s.JobStatus = &swarm.JobStatus{LastExecution: w.leader.store.Now()}
-		return "--mode global-job"
+		return "--mode global-job" + w.schedule(s)
 	}
 	s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: &n}
 	return fmt.Sprintf("--replicas %d", n)
 }
 
-// again makes an updated service's next run, if it is a job.
+// again makes an updated service's next run, if it is a job; of one that has a schedule by force only.
 func (w *world) again(s *cluster.Service) {
 	if s.JobStatus == nil {
 		return
 	}
 	s.UpdateStatus = nil
+	if cluster.Scheduled(&s.Spec) && s.Spec.TaskTemplate.ForceUpdate <= s.PreviousSpec.TaskTemplate.ForceUpdate {
+		return
+	}
 	s.JobStatus.JobIteration.Index++
 	s.JobStatus.LastExecution = w.leader.store.Now()
 	w.stats.Runs++
@@ -101,6 +104,9 @@ func (tr *truth) created(before *store.Snapshot, svc *cluster.Service, t *cluste
 	if j := svc.Spec.Mode.ReplicatedJob; j != nil && uint64(t.Slot) >= *j.TotalCompletions {
 		w.violate("task %s has slot %d of job %s, which has %d", t.ID, t.Slot, svc.ID, *j.TotalCompletions)
 	}
+	if rests(svc) {
+		w.violate("task %s of service %s is of no run: %+v", t.ID, svc.ID, svc.Schedule)
+	}
 	if svc.JobStatus != nil {
 		for o := range before.TasksByService(svc.ID) {
 			if o.SlotClaim() == t.SlotClaim() && current(svc, o) && o.Status.State == swarm.TaskStateComplete && !tr.unknown(o) {
@@ -125,7 +131,7 @@ func (tr *truth) created(before *store.Snapshot, svc *cluster.Service, t *cluste
 
 // stoppedByJob says whether a job may stop the task: it is of an older run, or another one has done its work.
 func stoppedByJob(snap *store.Snapshot, svc *cluster.Service, t *cluster.Task) bool {
-	if !current(svc, t) {
+	if j := svc.Spec.Mode.ReplicatedJob; !current(svc, t) || j != nil && uint64(t.Slot) >= *j.TotalCompletions {
 		return true
 	}
 	for o := range snap.TasksByService(svc.ID) {
@@ -214,6 +220,12 @@ func unsettledMode(snap *store.Snapshot, s *cluster.Service) string {
 				ended++
 			}
 		}
+		if rests(s) {
+			if live > 0 {
+				return fmt.Sprintf("job %s has %d slots at work between its runs", s.ID, live)
+			}
+			return ""
+		}
 		if want := min(*m.ReplicatedJob.TotalCompletions-ended, *m.ReplicatedJob.MaxConcurrent); live != want {
 			return fmt.Sprintf("job %s has %d slots at work and %d that have ended, of %d", s.ID, live, ended, *m.ReplicatedJob.TotalCompletions)
 		}
@@ -226,7 +238,7 @@ func unsettledMode(snap *store.Snapshot, s *cluster.Service) string {
 		}
 		delete(slots, cluster.ClaimSlotNode(s.ID, n.ID))
 		wanted := nodeReady(n) && n.Spec.Availability == swarm.NodeAvailabilityActive && meets(n, s.Spec.TaskTemplate.Placement)
-		if s.JobStatus != nil && n.CreatedAt.After(s.JobStatus.LastExecution) {
+		if s.JobStatus != nil && (n.CreatedAt.After(s.JobStatus.LastExecution) || rests(s)) {
 			wanted = false
 		}
 		switch {

@@ -18,6 +18,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
+	"shoal.dev/shoal/internal/reconcile/schedule"
 	"shoal.dev/shoal/internal/reconcile/service"
 )
 
@@ -35,7 +36,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}, authority.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart
@@ -69,6 +70,8 @@ type Stats struct {
 	Updated, Paused, Rollbacks int
 	// Runs counts further runs of jobs, Completed their tasks that ended well.
 	Runs, Completed int
+	// Scheduled counts runs that schedules began, Skipped times that they passed over.
+	Scheduled, Skipped int
 }
 
 // Add adds another run's counts.
@@ -84,6 +87,8 @@ func (s *Stats) Add(o Stats) {
 	s.Rollbacks += o.Rollbacks
 	s.Runs += o.Runs
 	s.Completed += o.Completed
+	s.Scheduled += o.Scheduled
+	s.Skipped += o.Skipped
 }
 
 // Run is one run. Its error is a *Failure.
@@ -160,6 +165,7 @@ func (w *world) sleep(ms int) { time.Sleep(time.Duration(ms) * time.Millisecond)
 func (w *world) heal() {
 	w.note("healing")
 	w.faults = false
+	w.calm()
 	w.lates = nil
 	agents := w.sorted()
 	dead := -1

@@ -53,7 +53,7 @@ func TestSimulator(t *testing.T) {
 		}
 	})
 	t.Logf("%d seeds: %+v", *seeds, sum)
-	if *seeds >= 200 && (sum.Conflicts == 0 || sum.Downs == 0 || sum.Leaders < int(*seeds)*2 || sum.Failed == 0 || sum.Updated == 0 || sum.Paused == 0 || sum.Rollbacks == 0 || sum.Runs == 0 || sum.Completed == 0) {
+	if *seeds >= 200 && (sum.Conflicts == 0 || sum.Downs == 0 || sum.Leaders < int(*seeds)*2 || sum.Failed == 0 || sum.Updated == 0 || sum.Paused == 0 || sum.Rollbacks == 0 || sum.Runs == 0 || sum.Completed == 0 || sum.Scheduled == 0 || sum.Skipped == 0) {
 		t.Error("the runs are too tame to show anything")
 	}
 }

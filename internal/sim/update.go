@@ -222,9 +222,12 @@ func startFirst(snap *store.Snapshot, a, b *cluster.Task) bool {
 }
 
 // service notes a change of an update's state.
-func (tr *truth) service(e store.Event) {
+func (tr *truth) service(before *store.Snapshot, e store.Event) {
 	old, _ := e.Old.(*cluster.Service)
 	s, _ := e.New.(*cluster.Service)
+	if s != nil {
+		tr.run(before, old, s)
+	}
 	if s == nil || s.UpdateStatus == nil || old != nil && old.UpdateStatus != nil && old.UpdateStatus.State == s.UpdateStatus.State {
 		return
 	}

@@ -78,6 +78,8 @@ func (w *world) user() {
 		w.updateService(services[w.rng.IntN(len(services))].ID)
 	case k < 11:
 		w.scale(services[w.rng.IntN(len(services))].ID, uint64(w.rng.IntN(9)), true)
+	case k < 12 && w.rng.IntN(3) == 0:
+		w.suspend(services[w.rng.IntN(len(services))].ID)
 	case k < 12:
 		w.label(n)
 	case k < 15:

@@ -28,6 +28,12 @@ func (pl *plan) replicatedJob(j *swarm.ReplicatedJob) {
 		if pl.completed(s) {
 			continue
 		}
+		if uint64(s.number) >= total { // scaled within a run, as only a job on a schedule can be
+			for _, t := range s.tasks {
+				pl.remove(t, "the job has fewer slots")
+			}
+			continue
+		}
 		pl.slot(s, false)
 		if s.current.WantsToRun() {
 			working++ // also while it waits for its next try
@@ -37,6 +43,26 @@ func (pl *plan) replicatedJob(j *swarm.ReplicatedJob) {
 		if !taken[n] {
 			pl.start(pl.vacant(place{number: n}, dying))
 			working++
+		}
+	}
+}
+
+// rests says whether the service is a job on a schedule between two runs, or before the first: what its specification
+// says now is for the next.
+func (pl *plan) rests() bool {
+	job := pl.svc.JobStatus
+	if job == nil {
+		return false
+	}
+	last := pl.svc.Schedule.Last()
+	return job.LastExecution.IsZero() || last != nil && last.Run == job.JobIteration.Index && last.Result != cluster.RunRunning
+}
+
+// rest begins nothing; what is left of a node that is gone goes.
+func (pl *plan) rest() {
+	for t := range pl.snap.TasksByService(pl.svc.ID) {
+		if _, there := store.Get[*cluster.Node](pl.snap, t.NodeID); t.Global && !there {
+			pl.remove(t, "its node is gone")
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 func job(total, concurrent uint64) func(*cluster.Service) {
 	return func(v *cluster.Service) {
 		v.Spec.Mode = swarm.ServiceMode{ReplicatedJob: &swarm.ReplicatedJob{MaxConcurrent: &concurrent, TotalCompletions: &total}}
-		v.JobStatus = &swarm.JobStatus{}
+		v.JobStatus = &swarm.JobStatus{LastExecution: time.Unix(1, 0)}
 	}
 }
 

@@ -42,8 +42,9 @@ func (Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	case cluster.KindService:
 		old, _ := e.Old.(*cluster.Service)
 		svc, _ := e.New.(*cluster.Service)
-		if old != nil && svc != nil && old.Version == svc.Version && reflect.DeepEqual(old.UpdateStatus, svc.UpdateStatus) {
-			return nil // only its endpoint changed
+		if old != nil && svc != nil && old.Version == svc.Version && reflect.DeepEqual(old.UpdateStatus, svc.UpdateStatus) &&
+			reflect.DeepEqual(old.JobStatus, svc.JobStatus) {
+			return nil // only its endpoint changed, or how far its schedule is
 		}
 		return []reconcile.Key{reconcile.Key(e.ID)}
 	case cluster.KindTask:
@@ -130,6 +131,8 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 	pl.svc = svc
 	pl.ingress = publishes(svc)
 	switch m := svc.Spec.Mode; {
+	case pl.rests():
+		pl.rest()
 	case m.Global != nil, m.GlobalJob != nil:
 		pl.retire(nil)
 		pl.global()

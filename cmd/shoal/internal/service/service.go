@@ -1,6 +1,7 @@
 // Package service adds Shoal's own commands to `service`.
 //
-// It decides how what the scheduler says of a service is printed. It never judges itself why a task waits: that is the
+// It decides how what the scheduler says of a service is printed, and which flags of `create` and `update` stand for a
+// label. It never judges itself why a task waits: that is the
 // daemon's part.
 package service
 
@@ -13,7 +14,12 @@ import (
 func AddCommands(root *cobra.Command, cli command.Cli) {
 	for _, c := range root.Commands() {
 		if c.Name() == "service" {
-			c.AddCommand(newExplainCommand(cli))
+			for _, child := range c.Commands() {
+				if child.Name() == "create" || child.Name() == "update" {
+					addLabelFlags(cli, child)
+				}
+			}
+			c.AddCommand(newScheduleCommand(cli), newRunCommand(cli), newExplainCommand(cli))
 		}
 	}
 }
