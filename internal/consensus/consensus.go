@@ -53,6 +53,7 @@ type Consensus struct {
 	snaps     *snapshots
 	leading   *leadership
 	reads     reads
+	inflight  *inflight
 	reloading sync.Mutex // held while raft's configuration is read, changed and set
 	// changing holds the right to change the members: one change at a time.
 	changing chan struct{}
@@ -106,7 +107,7 @@ func Open(c Config) (_ *Consensus, err error) {
 		})
 	}
 	t := &Consensus{
-		cfg: c, log: log, transport: newTransport(inner), logs: logs, snaps: snaps, leading: newLeadership(),
+		cfg: c, log: log, transport: newTransport(inner), logs: logs, snaps: snaps, leading: newLeadership(), inflight: newInflight(),
 		changing: make(chan struct{}, 1), unwatch: make(chan struct{}), closed: make(chan struct{}),
 	}
 	disk, state := c.probed(logs)
@@ -233,6 +234,7 @@ func (c *Consensus) Close() error {
 	c.closing.Do(func() {
 		close(c.unwatch)
 		c.watching.Wait()
+		c.inflight.drain(drainTime)
 		err := c.raft.Shutdown().Error()
 		close(c.closed)
 		c.leading.close()

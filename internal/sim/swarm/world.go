@@ -158,7 +158,10 @@ func (w *world) learn(h *host) error {
 		return err
 	}
 	h.setID(info.Swarm.NodeID)
-	if !info.Swarm.ControlAvailable {
+	w.mu.Lock()
+	known := w.joinToken.Worker != ""
+	w.mu.Unlock()
+	if known {
 		return nil
 	}
 	var s swarm.Swarm
