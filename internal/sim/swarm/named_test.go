@@ -264,7 +264,11 @@ func TestAddressesAreGivenOnceByEveryLeader(t *testing.T) {
 // A manager whose daemon dies on its way to a vote comes back with a manager's certificate and no place among the
 // managers; it must ask for one again. Found by seed 5.
 func TestACrashOnTheWayToAVote(t *testing.T) {
-	for write := int64(1); write <= 46; write += 5 {
+	every := int64(5)
+	if testing.Short() {
+		every = 15
+	}
+	for write := int64(1); write <= 46; write += every {
 		scenario(t, 1, 1, func(t *testing.T, w *world) {
 			h := w.hosts[1]
 			w.create(t, "web", 2)

@@ -16,7 +16,7 @@ import (
 var (
 	seed  = flag.Uint64("swarm.seed", 0, "run this seed only, and print what happened")
 	first = flag.Uint64("swarm.first", 1, "the first seed to run")
-	seeds = flag.Uint64("swarm.seeds", 10, "how many seeds to run; three with -short")
+	seeds = flag.Uint64("swarm.seeds", 10, "how many seeds to run; two with -short")
 	soak  = flag.Duration("swarm.soak", 0, "run one seed after the other for so long instead")
 	debug = flag.Bool("swarm.debug", false, "print what the daemons log")
 )
@@ -64,7 +64,7 @@ func TestSwarm(t *testing.T) {
 	case *seed != 0:
 		from, n = *seed, 1
 	case testing.Short():
-		n = min(n, 3)
+		n = min(n, 2)
 	}
 	var sum Stats
 	began := time.Now()
