@@ -8,12 +8,22 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"runtime"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 )
+
+// bubble runs fn in a bubble of its own. yamux keeps timers in a pool of the process; one of another bubble must not come
+// back, and what was collected twice does not.
+func bubble(t *testing.T, fn func(*testing.T)) {
+	runtime.GC()
+	runtime.GC()
+	synctest.Test(t, fn)
+}
 
 // scenario makes a swarm and lets do do what it wants with it; then nothing may have happened that must not.
 func scenario(t *testing.T, managers, workers int, do func(t *testing.T, w *world)) {

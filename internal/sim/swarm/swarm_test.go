@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -20,14 +18,6 @@ var (
 	soak  = flag.Duration("swarm.soak", 0, "run one seed after the other for so long instead")
 	debug = flag.Bool("swarm.debug", false, "print what the daemons log")
 )
-
-// bubble runs fn in a bubble of its own. yamux keeps timers in a pool of the process; one of another bubble must not come
-// back, and what was collected twice does not.
-func bubble(t *testing.T, fn func(*testing.T)) {
-	runtime.GC()
-	runtime.GC()
-	synctest.Test(t, fn)
-}
 
 // disks is a folder for the hosts' disks: in memory where there is such a file system, since nobody pulls the plug here.
 func disks(t *testing.T) string {
