@@ -2,6 +2,8 @@
 
 NODES   ?= 3
 NODE    ?= 1
+DURATION ?= 1h
+FIRST   ?= 1000
 VERSION ?= 0.1.0-dev+$(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 
 # The checkers are Go modules at fixed versions: whoever builds Shoal can build them.
@@ -23,7 +25,7 @@ PREFIX  ?= /usr/local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test chaos bench install clean
+.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test soak chaos bench install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,13 +108,16 @@ clients: ## the stock docker client and Compose, into bin/clients
 	CGO_ENABLED=0 go build -C compat/compose -trimpath -buildvcs=false -o $(CURDIR)/bin/clients/compose github.com/docker/compose/v2/cmd
 
 test: prereqs build images clients ## every test, the lab's among them (they need root)
+	go test ./internal/sim/swarm
 	go run ./lab/cmd/testrun -race
 
-DURATION ?= 10m
-SEED     ?=
+SEED ?=
 
 chaos: prereqs build images ## trouble for a swarm under load: make chaos DURATION=1h, again with SEED=number
 	SHOAL_REQUIRE_LAB=1 SHOAL_CHAOS=$(DURATION) SHOAL_CHAOS_SEED=$(SEED) go test ./lab -run 'TestChaos$$' -count=1 -timeout 0
+
+soak: ## more seeds of the simulated swarm than the tests run: make soak DURATION=1h FIRST=1000
+	go test ./internal/sim/swarm -run 'TestSwarm$$' -timeout 0 -swarm.soak=$(DURATION) -swarm.first=$(FIRST)
 
 bench: prereqs build images ## the figures of bench/README.md, on the lab
 	go run ./bench/cmd/bench

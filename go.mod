@@ -129,6 +129,7 @@ require github.com/klauspost/compress v1.20.2
 require github.com/moby/docker-image-spec v1.3.1
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/miekg/dns v1.1.73
 	github.com/moby/buildkit v0.25.1
 	github.com/moby/profiles/apparmor v0.1.0

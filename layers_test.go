@@ -63,6 +63,9 @@ var layers = []struct {
 	{"internal/sim", []string{"internal/agent", "internal/cluster", "internal/consensus", "internal/control", "internal/dispatch",
 		"internal/dispatch/protocol", "internal/engine", "internal/engine/fake", "internal/network", "internal/network/fake",
 		"internal/reconcile", "internal/reconcile/*", "internal/store"}},
+	// Its upper level runs whole daemons as they are wired, on engines and kernels that are fakes.
+	{"internal/sim/swarm", []string{"internal/cluster", "internal/consensus", "internal/control", "internal/engine", "internal/engine/fake", "internal/network/fake",
+		"internal/node", "internal/sim", "internal/store"}},
 	// Wiring: the one package that sees everything.
 	{"internal/node", []string{"internal/*"}},
 	{"internal/node/*", []string{"internal/*"}},
@@ -104,6 +107,7 @@ var foreign = []struct {
 	{"github.com/miekg/dns", []string{"internal/network/dns"}},
 	{"github.com/robfig/cron/v3", []string{"internal/cron"}},
 	{"github.com/docker/cli", []string{"cmd/shoal", "cmd/shoal/*", "internal/compose"}},
+	{"github.com/anishathalye/porcupine", []string{"internal/sim/swarm"}},
 	{"github.com/google/go-containerregistry", []string{"lab", "lab/*", "bench"}},
 }
 

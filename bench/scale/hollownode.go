@@ -63,7 +63,7 @@ func (h *hollowNode) join(ctx context.Context, token string) error {
 func (h *hollowNode) ask(ctx context.Context, t pki.Token, token string, csr []byte) (cert, root []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	c, err := link.JoinDial(ctx, h.manager, t)
+	c, err := link.JoinDial(ctx, nil, h.manager, t)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -38,7 +38,9 @@ type Config struct {
 	SnapshotInterval uint64
 	// Tuning has the time-outs; zero fields have their defaults.
 	Tuning Tuning
-	Log    *slog.Logger
+	// Probe is told what happens to the log, if it is set: the simulator's.
+	Probe Probe
+	Log   *slog.Logger
 }
 
 // Consensus is this manager's part in the group. All methods are safe for concurrent use.
@@ -51,6 +53,7 @@ type Consensus struct {
 	snaps     *snapshots
 	leading   *leadership
 	reads     reads
+	inflight  *inflight
 	reloading sync.Mutex // held while raft's configuration is read, changed and set
 	// changing holds the right to change the members: one change at a time.
 	changing chan struct{}
@@ -105,10 +108,11 @@ func Open(c Config) (_ *Consensus, err error) {
 		})
 	}
 	t := &Consensus{
-		cfg: c, log: log, transport: newTransport(inner), logs: logs, snaps: snaps, leading: newLeadership(),
+		cfg: c, log: log, transport: newTransport(inner), logs: logs, snaps: snaps, leading: newLeadership(), inflight: newInflight(),
 		changing: make(chan struct{}, 1), unwatch: make(chan struct{}), closed: make(chan struct{}),
 	}
-	t.raft, err = raft.NewRaft(c.raftConfig(hlog, t.leading.notify), &fsm{c.Store}, logs, logs, snaps, t.transport)
+	disk, state := c.probed(logs)
+	t.raft, err = raft.NewRaft(c.raftConfig(hlog, t.leading.notify), state, disk, disk, snaps, t.transport)
 	if err != nil {
 		t.leading.close()
 		return nil, errors.Join(fmt.Errorf("starting raft: %w", err), t.transport.Close())
@@ -241,8 +245,8 @@ func (c *Consensus) Close() error {
 		close(c.unwatch)
 		close(c.logs.closing)
 		c.watching.Wait()
-		down := c.raft.Shutdown()
-		err := errors.Join(c.transport.endPipelines(), down.Error())
+		c.inflight.drain(drainTime)
+		err := c.raft.Shutdown().Error()
 		close(c.closed)
 		c.leading.close()
 		c.closeErr = errors.Join(err, c.transport.Close(), c.logs.Close())

@@ -65,8 +65,14 @@ func withDeadline(ctx context.Context) (context.Context, context.CancelFunc, tim
 // wait waits for a future of raft's, which knows no contexts. They end with leadership, and with raft those do not that raft
 // had not begun.
 func (c *Consensus) wait(ctx context.Context, f raft.Future) error {
+	if !c.inflight.begin() {
+		return raft.ErrRaftShutdown
+	}
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() {
+		defer c.inflight.end()
+		done <- f.Error()
+	}()
 	select {
 	case err := <-done:
 		return err

@@ -2,8 +2,6 @@ package consensus
 
 import (
 	"errors"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -18,10 +16,8 @@ const maxAppendBytes = 4 << 20
 type transport struct {
 	raft.Transport
 
-	mu        sync.Mutex
-	peers     map[raft.ServerID]contact
-	pipelines map[*pipeline]struct{}
-	ended     bool // no pipelines any more
+	mu    sync.Mutex
+	peers map[raft.ServerID]contact
 }
 
 // contact is what a member last answered.
@@ -33,7 +29,7 @@ type contact struct {
 var _ raft.WithPreVote = (*transport)(nil)
 
 func newTransport(inner raft.Transport) *transport {
-	return &transport{Transport: inner, peers: map[raft.ServerID]contact{}, pipelines: map[*pipeline]struct{}{}}
+	return &transport{Transport: inner, peers: map[raft.ServerID]contact{}}
 }
 
 // contact returns what the member last answered since the last forget.
@@ -64,32 +60,11 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 
 // AppendEntriesPipeline bounds what goes through the pipeline.
 func (t *transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
-	inner, err := t.Transport.AppendEntriesPipeline(id, target)
+	p, err := t.Transport.AppendEntriesPipeline(id, target)
 	if err != nil {
 		return nil, err
 	}
-	p := &pipeline{inner, t}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.ended {
-		return nil, errors.Join(raft.ErrPipelineShutdown, inner.Close())
-	}
-	t.pipelines[p] = struct{}{}
-	return p, nil
-}
-
-// endPipelines closes the pipelines that are open and those to come. Raft must be shutting down. It waits for whoever sends
-// through one, and a sender may wait for ever: for a reader that ended when a member answered with a newer term.
-func (t *transport) endPipelines() error {
-	t.mu.Lock()
-	t.ended = true
-	open := slices.Collect(maps.Keys(t.pipelines))
-	t.mu.Unlock()
-	var errs []error
-	for _, p := range open {
-		errs = append(errs, p.Close())
-	}
-	return errors.Join(errs...)
+	return newPipeline(p), nil
 }
 
 // RequestPreVote passes it on; both of raft's transports have it.
@@ -109,22 +84,53 @@ func (t *transport) Close() error {
 	return nil
 }
 
+// pipelineSlack is how many answers may wait for raft. Raft stops sending at the first look after it stopped reading, so
+// it is far more than ever wait.
+const pipelineSlack = 64
+
+// pipeline takes what members answer off raft's hands. In raft 1.8 each answer waits until it is read, a message waits
+// until the one before it was answered, and raft stops reading at an answer that is no success: with messages under way
+// at that moment nothing would go to the member any more until the leader changes, and the leader would not stop.
 type pipeline struct {
 	raft.AppendPipeline
-	t *transport
+	answers chan raft.AppendFuture
+	closed  chan struct{}
+	once    sync.Once
 }
 
-// Close may be called more than once.
-func (p *pipeline) Close() error {
-	p.t.mu.Lock()
-	delete(p.t.pipelines, p)
-	p.t.mu.Unlock()
-	return p.AppendPipeline.Close()
+func newPipeline(inner raft.AppendPipeline) *pipeline {
+	p := &pipeline{AppendPipeline: inner, answers: make(chan raft.AppendFuture, pipelineSlack), closed: make(chan struct{})}
+	go p.collect()
+	return p
+}
+
+func (p *pipeline) collect() {
+	for {
+		select {
+		case a := <-p.AppendPipeline.Consumer():
+			select {
+			case p.answers <- a:
+			case <-p.closed:
+				return
+			}
+		case <-p.closed:
+			return
+		}
+	}
 }
 
 func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	bound(args)
 	return p.AppendPipeline.AppendEntries(args, resp)
+}
+
+// Consumer delivers the answers.
+func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.answers }
+
+// Close ends it.
+func (p *pipeline) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return p.AppendPipeline.Close()
 }
 
 // bound leaves out the last entries of a message that is too large. Raft looks at the request afterwards to see how far it went, so

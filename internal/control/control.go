@@ -119,11 +119,24 @@ func AllowStale(ctx context.Context, mark *atomic.Bool) context.Context {
 // updateTimeout bounds a write. An election takes a few seconds; a caller with a shorter deadline keeps it.
 const updateTimeout = 20 * time.Second
 
-// update runs fn as [store.Store.Update] does, in the words of the API.
+// update runs fn as [store.Store.Update] does, in the words of the API. What fn refuses it is asked again on a replica
+// with every acknowledged write: a leader that has just begun, or that does not know yet that it leads no more, would
+// say that there is nothing where another manager has confirmed something.
 func (m *Manager) update(ctx context.Context, fn func(*store.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	_, err := m.Store.Update(ctx, fn)
+	refused := false
+	_, err := m.Store.Update(ctx, func(tx *store.Tx) error {
+		err := fn(tx)
+		refused = err != nil
+		return err
+	})
+	if refused {
+		if err := m.ReadBarrier(ctx); err != nil {
+			return err
+		}
+		_, err = m.Store.Update(ctx, fn)
+	}
 	switch {
 	case errors.Is(err, store.ErrNotLeader):
 		return errdefs.ErrUnavailable.WithMessage(NoLeader)

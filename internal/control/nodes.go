@@ -141,17 +141,13 @@ func (c *Control) RemoveNode(ctx context.Context, ref string, force bool) error 
 	if err != nil {
 		return err
 	}
-	n, err := find(m.Store.Snapshot(), "node", ref, nodeName)
-	if err != nil {
-		return err
-	}
-	if n.Spec.Role == swarm.NodeRoleManager {
-		return errdefs.ErrFailedPrecondition.WithMessage("node " + n.ID + " is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal")
-	}
 	return m.update(ctx, func(tx *store.Tx) error {
-		n, ok := store.Get[*cluster.Node](tx.Snapshot, n.ID)
-		if !ok {
-			return notFound("node", ref)
+		n, err := find(tx.Snapshot, "node", ref, nodeName)
+		if err != nil {
+			return err
+		}
+		if n.Spec.Role == swarm.NodeRoleManager {
+			return errdefs.ErrFailedPrecondition.WithMessage("node " + n.ID + " is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal")
 		}
 		if !force && n.Status.State == swarm.NodeStateReady {
 			return errdefs.ErrFailedPrecondition.WithMessage("node " + n.ID + " is not down and can't be removed")

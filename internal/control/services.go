@@ -152,7 +152,7 @@ func claimPorts(tx *store.Tx, s, old *cluster.Service) error {
 		}
 	}
 	if old != nil {
-		for _, p := range slices.Concat(endpointSpec(old.Spec).Ports, old.Endpoint.Ports) {
+		for _, p := range endpointSpec(old.Spec).Ports { // not those that we chose: the service keeps them, or the planner frees them
 			id := cluster.ClaimPort(protocol(p), p.PublishedPort)
 			if _, keep := want[id]; keep {
 				continue

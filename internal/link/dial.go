@@ -25,6 +25,7 @@ type DialConfig struct {
 	Handler http.Handler
 	// DeadAfter is how long the manager may be silent before the link is closed; 0 means 5 s.
 	DeadAfter time.Duration
+	Dial      Dialer
 	Log       *slog.Logger
 }
 
@@ -35,7 +36,7 @@ func Dial(ctx context.Context, addr string, c DialConfig) (*Link, error) {
 	if c.DeadAfter == 0 {
 		c.DeadAfter = DefaultDeadAfter
 	}
-	s, err := dialManager(ctx, addr, protoLink, c.Identity.Get(), c.DeadAfter)
+	s, err := dialManager(ctx, c.Dial, addr, protoLink, c.Identity.Get(), c.DeadAfter)
 	if err != nil {
 		return nil, err
 	}
@@ -67,9 +68,9 @@ type JoinClient struct {
 // JoinDial connects to the manager at addr (host:port) without a certificate and checks that the swarm's root
 // certificate there has the token's digest and signed the manager's. Nothing is sent that is secret. ctx bounds the
 // connecting, which takes no longer than 10 s.
-func JoinDial(ctx context.Context, addr string, t pki.Token) (*JoinClient, error) {
+func JoinDial(ctx context.Context, dial Dialer, addr string, t pki.Token) (*JoinClient, error) {
 	j := &JoinClient{}
-	conn, err := j.dial(ctx, addr, t)
+	conn, err := j.dial(ctx, dial, addr, t)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ func JoinDial(ctx context.Context, addr string, t pki.Token) (*JoinClient, error
 			if c := j.first.Swap(nil); c != nil {
 				return *c, nil
 			}
-			return (&JoinClient{}).dial(ctx, addr, t)
+			return (&JoinClient{}).dial(ctx, dial, addr, t)
 		},
 		DisableCompression: true,
 		IdleConnTimeout:    joinTimeout / 2,
@@ -98,11 +99,11 @@ func (j *JoinClient) Close() {
 }
 
 // dial connects and fills in who answered.
-func (j *JoinClient) dial(ctx context.Context, addr string, t pki.Token) (net.Conn, error) {
+func (j *JoinClient) dial(ctx context.Context, dial Dialer, addr string, t pki.Token) (net.Conn, error) {
 	c := baseTLS(protoJoin)
 	c.InsecureSkipVerify = true // VerifyConnection does it, with the token's digest
 	c.VerifyConnection = func(cs tls.ConnectionState) error { return j.verify(cs.PeerCertificates, t) }
-	_, conn, err := dialTLS(ctx, addr, c, DefaultDeadAfter)
+	_, conn, err := dialTLS(ctx, dial, addr, c, DefaultDeadAfter)
 	if err != nil {
 		return nil, err
 	}

@@ -144,7 +144,7 @@ func TestAnAddressThatDoesNotAnswerIsNamedWithTheTime(t *testing.T) {
 		_, err1 := Dial(ctx, addr, DialConfig{Identity: s.worker("w1"), Log: quiet})
 		cancel()
 		ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
-		_, err2 := JoinDial(ctx, addr, tok)
+		_, err2 := JoinDial(ctx, nil, addr, tok)
 		cancel()
 		for _, err := range []error{err1, err2} {
 			if err == nil || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "did not answer (tried for ") {
@@ -171,7 +171,7 @@ func TestJoining(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := JoinDial(t.Context(), srv.Addr().String(), tok)
+	j, err := JoinDial(t.Context(), nil, srv.Addr().String(), tok)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestJoining(t *testing.T) {
 	}
 
 	wrong := pki.Token{Digest: sha256.Sum256([]byte("x")), Secret: tok.Secret}
-	_, err = JoinDial(t.Context(), srv.Addr().String(), wrong)
+	_, err = JoinDial(t.Context(), nil, srv.Addr().String(), wrong)
 	if want := fmt.Sprintf("remote CA does not match fingerprint. Expected: %x", wrong.Digest); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("wrong digest: %v", err)
 	}
@@ -222,7 +222,7 @@ func TestJoining(t *testing.T) {
 	fake := *other
 	fake.RootPEM = s.ca.Cert
 	mitm := serve(t, ServerConfig{Identity: pki.NewHolder(&fake), Handler: who})
-	if _, err = JoinDial(t.Context(), mitm.Addr().String(), tok); err == nil || !strings.Contains(err.Error(), "not of this swarm") {
+	if _, err = JoinDial(t.Context(), nil, mitm.Addr().String(), tok); err == nil || !strings.Contains(err.Error(), "not of this swarm") {
 		t.Errorf("man in the middle: %v", err)
 	}
 }

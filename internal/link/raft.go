@@ -24,7 +24,7 @@ var _ raft.StreamLayer = (*raftLayer)(nil)
 func (r *raftLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	s, err := dialManager(ctx, string(addr), protoRaft, r.server.cfg.Identity.Get(), r.server.cfg.DeadAfter, protoEpoch(r.server.epoch()))
+	s, err := dialManager(ctx, r.server.cfg.Dial, string(addr), protoRaft, r.server.cfg.Identity.Get(), r.server.cfg.DeadAfter, protoEpoch(r.server.epoch()))
 	var refused *RefusedError
 	if errors.As(err, &refused) && refused.Superseded && r.server.cfg.OnSuperseded != nil {
 		r.server.cfg.OnSuperseded(string(addr), refused.Reason)

@@ -39,7 +39,7 @@ func TestLinksDuringARotation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := JoinDial(t.Context(), addr, tok)
+		c, err := JoinDial(t.Context(), nil, addr, tok)
 		if err == nil {
 			c.Close()
 		}

@@ -43,7 +43,9 @@ type ServerConfig struct {
 	OnSuperseded func(addr, reason string)
 	// DeadAfter is how long a peer may be silent before the link is closed; 0 means 5 s.
 	DeadAfter time.Duration
-	Log       *slog.Logger
+	// Dial opens the connections of RaftLayer.
+	Dial Dialer
+	Log  *slog.Logger
 }
 
 // Server is a manager's port.

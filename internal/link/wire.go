@@ -197,7 +197,7 @@ type secured struct {
 
 // dialManager opens a connection with our certificate and checks that a manager of our swarm answers. What is said in
 // hints is no protocol, see protoEpoch.
-func dialManager(ctx context.Context, addr, proto string, id *pki.Identity, deadAfter time.Duration, hints ...string) (*secured, error) {
+func dialManager(ctx context.Context, dial Dialer, addr, proto string, id *pki.Identity, deadAfter time.Duration, hints ...string) (*secured, error) {
 	if id == nil {
 		return nil, errors.New("this node has no certificate of a swarm")
 	}
@@ -217,7 +217,7 @@ func dialManager(ctx context.Context, addr, proto string, id *pki.Identity, dead
 		return err
 	}
 	var err error
-	if s.raw, s.conn, err = dialTLS(ctx, addr, c, deadAfter); err != nil {
+	if s.raw, s.conn, err = dialTLS(ctx, dial, addr, c, deadAfter); err != nil {
 		return nil, err
 	}
 	err = withDeadline(ctx, s.conn, func() error { return readWelcome(s.conn) })
@@ -233,13 +233,23 @@ func dialManager(ctx context.Context, addr, proto string, id *pki.Identity, dead
 	return s, nil
 }
 
+// Dialer opens a connection to addr (host:port); its errors are those of package net. nil opens TCP connections. The
+// simulator has another one.
+type Dialer func(ctx context.Context, addr string) (net.Conn, error)
+
+func (d Dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
+	if d != nil {
+		return d(ctx, addr)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
+}
+
 // dialTLS connects within handshakeTimeout or ctx, whichever ends first. Its errors name the address and the time.
-func dialTLS(ctx context.Context, addr string, c *tls.Config, deadAfter time.Duration) (*wireConn, *tls.Conn, error) {
+func dialTLS(ctx context.Context, dial Dialer, addr string, c *tls.Config, deadAfter time.Duration) (*wireConn, *tls.Conn, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	var d net.Dialer
-	raw, err := d.DialContext(ctx, "tcp", addr)
+	raw, err := dial.dial(ctx, addr)
 	if err != nil {
 		return nil, nil, unreachable(addr, began, err)
 	}

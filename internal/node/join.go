@@ -232,7 +232,7 @@ func (n *Node) Join(ctx context.Context, r swarm.JoinRequest) error {
 	var refused []string
 	for _, remote := range r.RemoteAddrs {
 		host, port := splitPort(remote)
-		resp, root, err := askToJoin(ctx, net.JoinHostPort(host, port), token, req)
+		resp, root, err := n.askToJoin(ctx, net.JoinHostPort(host, port), token, req)
 		if err == nil {
 			return n.becomeMember(ctx, key, root, listen, req, resp)
 		}
@@ -272,10 +272,10 @@ func (n *Node) joinRequest(r swarm.JoinRequest) (*joinRequest, string, error) {
 }
 
 // askToJoin asks one manager. Nothing is kept of an attempt that fails.
-func askToJoin(ctx context.Context, addr string, token pki.Token, req *joinRequest) (*joinResponse, []byte, error) {
+func (n *Node) askToJoin(ctx context.Context, addr string, token pki.Token, req *joinRequest) (*joinResponse, []byte, error) {
 	dial, cancel := context.WithTimeout(ctx, joinDialTimeout)
 	defer cancel()
-	c, err := link.JoinDial(dial, addr, token)
+	c, err := link.JoinDial(dial, n.machine.Dial, addr, token)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -83,7 +83,7 @@ func TestARequestDoesNotWaitForALeaderThatLeadsNoMore(t *testing.T) {
 	}
 	defer l.Close()
 	_, addr, _ := ms[1].cons.Leader()
-	ms[1].peers.byAddr[addr] = &peerLink{link: l}
+	ms[1].peers.byAddr[addr] = &peerLink{link: l, dialing: make(chan struct{}, 1)}
 
 	failed := make(chan error, 1)
 	go func() {

@@ -53,13 +53,16 @@ type manager struct {
 // openManager opens the port and the log. Nothing is served before run.
 func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, error) {
 	n.certifyAlone(dir, st, id)
-	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.log), cut: newCutOff()}
+	m := &manager{st: st, log: n.log, store: store.New(), peers: newPeers(id, n.serveManagers(), n.machine.Dial, n.log), cut: newCutOff()}
 	m.dispatch = dispatch.New(dispatch.Config{
 		Store: m.store, NodeID: st.NodeID, Leader: m.leader, DataPathPort: st.DataPathPort, Managers: m.managers, Notify: m.poke, Log: n.log,
 	})
-	var err error
+	listener, err := n.machine.listen(st.ListenAddr)
+	if err != nil {
+		return nil, err
+	}
 	m.server, err = n.openPort(dir, link.ServerConfig{
-		ListenAddr: st.ListenAddr, AdvertiseAddr: st.AdvertiseAddr, Identity: id, Handler: m.routes(n), Join: m.joinRoutes(),
+		Listener: listener, ListenAddr: st.ListenAddr, Dial: n.machine.Dial, AdvertiseAddr: st.AdvertiseAddr, Identity: id, Handler: m.routes(n), Join: m.joinRoutes(),
 		Admit: m.admit, Epoch: m.epoch, OnSuperseded: m.superseded, Log: n.log,
 	})
 	if err != nil {
@@ -67,7 +70,7 @@ func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, err
 	}
 	m.cons, err = consensus.Open(consensus.Config{
 		Dir: filepath.Join(dir, "raft"), NodeID: st.NodeID, Addr: st.AdvertiseAddr, Layer: m.server.RaftLayer(), Store: m.store,
-		Key: st.RaftKey, Log: n.log,
+		Key: st.RaftKey, Probe: n.machine.Probe, Log: n.log,
 	})
 	if err != nil {
 		closed, cancel := context.WithCancel(context.Background())

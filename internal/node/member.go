@@ -166,7 +166,7 @@ func (m *member) connect(n *Node) func(context.Context) (agent.Session, error) {
 		addr := m.nextManager()
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		l, err := link.Dial(ctx, addr, link.DialConfig{Identity: m.identity, Handler: n.serveManagers(), Log: n.log})
+		l, err := link.Dial(ctx, addr, link.DialConfig{Identity: m.identity, Handler: n.serveManagers(), Dial: n.machine.Dial, Log: n.log})
 		m.judge(n, err)
 		if err != nil {
 			return agent.Session{}, fmt.Errorf("connecting to the manager at %s: %w", addr, err)

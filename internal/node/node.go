@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -38,13 +37,14 @@ type Node struct {
 	log     *slog.Logger
 	id      string // the engine's ID, for `info`
 
-	engine  *containerd.Engine
-	kernel  *overlay.Kernel
+	machine Machine
+	engine  Engine // the machine's, as the kernel is
+	kernel  Kernel
 	control *control.Control
 	api     http.Handler // the Engine API without forwarding
 	tried   *dryrun.Runs
 
-	mu     sync.Mutex // held while the membership changes
+	mu     longLock // held while the membership changes
 	run    func(func(context.Context) error)
 	member atomic.Pointer[member] // nil: in no swarm
 	locked atomic.Pointer[state]  // what this manager needs its swarm's unlock key for; nil: it is not locked
@@ -82,20 +82,26 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 		return err
 	}
 	defer n.close()
+	return n.work(ctx, func(api http.Handler) {
+		n.run(func(ctx context.Context) error { return n.reloads(ctx, reload) })
+		for _, l := range listeners {
+			n.run(func(ctx context.Context) error { return serve(ctx, l, api, log) })
+		}
+		log.Info("shoald is ready", "version", version, "hosts", cfg.Hosts)
+	})
+}
+
+// work runs all parts until ctx ends. ready is called once, with the API, when the node has taken up its membership.
+func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	n.run = func(f func(context.Context) error) { group.Go(func() error { return f(ctx) }) }
 	n.run(n.engine.Run)
 	n.run(n.kernel.Run)
-	n.run(func(ctx context.Context) error { return n.reloads(ctx, reload) })
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	handler := n.tried.Wrap(n.forward(n.api))
-	for _, l := range listeners {
-		n.run(func(ctx context.Context) error { return serve(ctx, l, handler, log) })
-	}
-	log.Info("shoald is ready", "version", version, "hosts", cfg.Hosts)
-	err = group.Wait()
+	ready(n.tried.Wrap(n.forward(n.api)))
+	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -110,7 +116,6 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the network: %w", err)
 	}
-	n.kernel = kernel
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
 		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
@@ -120,14 +125,20 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the engine: %w", err)
 	}
-	n.engine = eng
+	n.wire(Machine{Engine: eng, Kernel: kernel})
+	return nil
+}
+
+// wire puts the API on a machine.
+func (n *Node) wire(m Machine) {
+	eng := m.Engine
+	n.machine, n.engine, n.kernel = m, eng, m.Kernel
 	n.control = control.New(eng)
 	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Jobs: n.control, Control: n.control,
 		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
-	return nil
 }
 
 func (n *Node) close() {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -19,6 +20,7 @@ const dialTimeout = 3 * time.Second
 type peers struct {
 	identity *pki.Holder
 	handler  http.Handler // what other managers may ask this node over its links
+	dial     link.Dialer
 	log      *slog.Logger
 
 	mu     sync.Mutex
@@ -26,12 +28,12 @@ type peers struct {
 }
 
 type peerLink struct {
-	mu   sync.Mutex // held while dialing
-	link *link.Link
+	dialing chan struct{} // capacity 1; has a value while somebody dials or looks
+	link    *link.Link
 }
 
-func newPeers(id *pki.Holder, handler http.Handler, log *slog.Logger) *peers {
-	return &peers{identity: id, handler: handler, log: log, byAddr: map[string]*peerLink{}}
+func newPeers(id *pki.Holder, handler http.Handler, dial link.Dialer, log *slog.Logger) *peers {
+	return &peers{identity: id, handler: handler, dial: dial, log: log, byAddr: map[string]*peerLink{}}
 }
 
 // to returns a live link to the manager at addr.
@@ -39,12 +41,16 @@ func (p *peers) to(ctx context.Context, addr string) (*link.Link, error) {
 	p.mu.Lock()
 	pl := p.byAddr[addr]
 	if pl == nil {
-		pl = &peerLink{}
+		pl = &peerLink{dialing: make(chan struct{}, 1)}
 		p.byAddr[addr] = pl
 	}
 	p.mu.Unlock()
-	pl.mu.Lock()
-	defer pl.mu.Unlock()
+	select {
+	case pl.dialing <- struct{}{}:
+		defer func() { <-pl.dialing }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connecting to the manager at %s, which somebody else tries already: %w", addr, context.Cause(ctx))
+	}
 	if pl.link != nil {
 		select {
 		case <-pl.link.Done():
@@ -54,7 +60,7 @@ func (p *peers) to(ctx context.Context, addr string) (*link.Link, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	l, err := link.Dial(ctx, addr, link.DialConfig{Identity: p.identity, Handler: p.handler, Log: p.log})
+	l, err := link.Dial(ctx, addr, link.DialConfig{Identity: p.identity, Handler: p.handler, Dial: p.dial, Log: p.log})
 	if err != nil {
 		return nil, err
 	}
@@ -67,10 +73,10 @@ func (p *peers) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, pl := range p.byAddr {
-		pl.mu.Lock()
+		pl.dialing <- struct{}{} // a dial ends within dialTimeout
 		if pl.link != nil {
 			pl.link.Close()
 		}
-		pl.mu.Unlock()
+		<-pl.dialing
 	}
 }

@@ -86,7 +86,7 @@ func TestLogsReachAManagerThroughAnother(t *testing.T) {
 	var peers []swarm.Peer
 	for _, name := range []string{"m1", "m2"} {
 		holder := identity(name, swarm.NodeRoleManager)
-		m := &manager{st: &state{NodeID: name}, store: s, log: log, peers: newPeers(holder, nil, log)}
+		m := &manager{st: &state{NodeID: name}, store: s, log: log, peers: newPeers(holder, nil, nil, log)}
 		mux := http.NewServeMux()
 		m.routeNodes(mux)
 		if m.server, err = link.NewServer(link.ServerConfig{ListenAddr: "127.0.0.1:0", Identity: holder, Handler: mux, Log: log}); err != nil {

@@ -33,6 +33,8 @@ type world struct {
 	ids      int
 	trace    []string
 	stats    Stats
+	// onNote and onViolation take the place of the trace and of the end of the run, for an [Audit].
+	onNote, onViolation func(string)
 }
 
 // manager is one manager: a replica, and a runner while it leads.
@@ -49,10 +51,18 @@ type manager struct {
 }
 
 func (w *world) note(format string, args ...any) {
+	if w.onNote != nil {
+		w.onNote(fmt.Sprintf(format, args...))
+		return
+	}
 	w.trace = append(w.trace, fmt.Sprintf("%9.3fs #%d ", time.Since(w.start).Seconds(), len(w.log))+fmt.Sprintf(format, args...))
 }
 
 func (w *world) violate(format string, args ...any) {
+	if w.onViolation != nil {
+		w.onViolation(fmt.Sprintf(format, args...))
+		return
+	}
 	w.note("VIOLATION: "+format, args...)
 	panic(violation(fmt.Sprintf(format, args...)))
 }
