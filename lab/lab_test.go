@@ -220,7 +220,14 @@ func TestLab(t *testing.T) {
 		if err := l.Heal(ctx, 2); err != nil {
 			t.Fatal(err)
 		}
-		mustReach(t, l, 2)
+		// The neighbours' addresses, asked for in vain while the link was cut, are asked for again after a second.
+		eventually(t, 20*time.Second, "it is reached again", func(ctx context.Context) error {
+			c, err := reach(ctx, l, 2)
+			if err == nil {
+				c.Close()
+			}
+			return err
+		})
 	})
 
 	t.Run("only the daemon dies", func(t *testing.T) {

@@ -101,10 +101,7 @@ func tasks(before, after *store.Snapshot, id string) *httpapi.DryRunTasks {
 	case !stays:
 		out.Stopped = running
 	case svc.Spec.Mode.Replicated != nil:
-		want := 1
-		if n := svc.Spec.Mode.Replicated.Replicas; n != nil {
-			want = int(*n)
-		}
+		want := int(svc.Replicas())
 		out.Started, out.Stopped = max(0, want-running), max(0, running-want)
 		out.Replaced = max(0, min(replaced, running-out.Stopped))
 	}

@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -519,8 +521,8 @@ func (w *world) checkHistory(snap *store.Snapshot, s *cluster.Service) {
 			ended[t.SlotClaim()]++
 		}
 	}
-	for n, have := range ended {
-		if have > limit+1 {
+	for _, n := range slices.Sorted(maps.Keys(ended)) {
+		if have := ended[n]; have > limit+1 {
 			w.violate("%s has %d ended tasks, the limit is %d", n, have, limit)
 		}
 	}

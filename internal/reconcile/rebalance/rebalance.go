@@ -164,8 +164,8 @@ func look(snap *store.Snapshot, svc *cluster.Service) (running []*cluster.Task, 
 			running = append(running, t)
 		}
 	}
-	if r := svc.Spec.Mode.Replicated.Replicas; r != nil && uint64(len(slots)) < *r {
-		return running, busy + int(min(*r-uint64(len(slots)), 1<<31)), ""
+	if want := svc.Replicas(); uint64(len(slots)) < want {
+		return running, busy + int(min(want-uint64(len(slots)), 1<<31)), ""
 	}
 	return running, busy, ""
 }

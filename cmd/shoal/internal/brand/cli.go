@@ -16,6 +16,7 @@ var advice = map[string]stream{
 	"swarm join-token": out | errs,
 	"swarm unlock-key": out | errs,
 	"swarm ca":         errs,
+	"swarm update":     out | errs,
 	"service create":   out | errs,
 	"service update":   out | errs,
 	"service rollback": out | errs,
