@@ -34,7 +34,7 @@ var (
 )
 
 // askAgainFor is how long a page's question may go without the answer that the page shows.
-const askAgainFor = 40 * time.Second
+const askAgainFor = 90 * time.Second
 
 // parsePage returns the commands of a page.
 func parsePage(text string) ([]command, error) {

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
-	"shoal.dev/shoal/internal/consensus"
 	"shoal.dev/shoal/internal/pki"
 	"shoal.dev/shoal/internal/store"
 )
@@ -252,12 +250,6 @@ func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole, a
 		})
 	}
 	return nil
-}
-
-// votes says whether this manager is a voter, as far as its own log says.
-func (m *manager) votes() bool {
-	servers, err := m.cons.Servers()
-	return err != nil || slices.ContainsFunc(servers, func(s consensus.Server) bool { return s.ID == m.st.NodeID && s.Voter })
 }
 
 // enlistLater takes a promoted node into the consensus, however often it has to ask.
