@@ -143,5 +143,16 @@ func TestWhenAnUpdatePins(t *testing.T) {
 		if got := svc.Spec.TaskTemplate.ContainerSpec.Image; got != tc.want || len(u.Warnings) > 0 != tc.warns {
 			t.Errorf("%s: %s, want %s; warnings %q", name, got, tc.want, u.Warnings)
 		}
+		if !tc.warns {
+			continue
+		}
+		// The way back from an image that could not be found is to what was there.
+		if _, err = c.UpdateService(t.Context(), "web", svc.Version.Index, at("hello:1"), control.UpdateOptions{EncodedAuth: login("one")}); err != nil {
+			t.Fatal(err)
+		}
+		svc, _ = store.Get[*cluster.Service](s.Snapshot(), r.ID)
+		if got := svc.Spec.TaskTemplate.ContainerSpec.Image; got != tc.from {
+			t.Errorf("%s, and back: %s, want %s", name, got, tc.from)
+		}
 	}
 }

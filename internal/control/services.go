@@ -309,10 +309,18 @@ func (c *Control) pinChanged(ctx context.Context, m *Manager, ref string, spec *
 	if err != nil || imageOf(old) == spec.TaskTemplate.ContainerSpec.Image {
 		return nil // what is wrong with the reference is said by the caller
 	}
-	if !o.QueryRegistry && !digested(imageOf(old)) {
+	if !o.QueryRegistry && !pinned(old) {
 		return nil
 	}
 	return c.pin(ctx, spec, authOf(snap, old.ID, spec.TaskTemplate.ContainerSpec.Image, o.EncodedAuth))
+}
+
+// pinned says whether the service's image has a digest, or had one before an update to an image that was not found.
+func pinned(s *cluster.Service) bool {
+	if p := s.PreviousSpec; p != nil && p.TaskTemplate.ContainerSpec != nil && digested(p.TaskTemplate.ContainerSpec.Image) {
+		return true
+	}
+	return digested(imageOf(s))
 }
 
 func digested(image string) bool {

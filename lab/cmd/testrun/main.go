@@ -182,7 +182,7 @@ func plan(all []pkg, root string, race, short bool, skip string) ([]pass, error)
 	}
 	passes = append(passes, bubbles...)
 	if len(last) > 0 {
-		flags := []string{"-count=1", "-timeout=15m", "-p=1"}
+		flags := []string{"-count=1", "-timeout=25m", "-p=1"}
 		if race {
 			flags = append(flags, "-race")
 		}

@@ -115,11 +115,11 @@ func TestPlan(t *testing.T) {
 		{"all", true, false, "", [][]string{
 			{"-timeout=10m", "-count=1", "-race", "-p=2", "m/a"},
 			{"-count=1", "-run", "^(TestBubble|FuzzBubble)$", "m/a"},
-			{"-count=1", "-timeout=15m", "-p=1", "-race", "m/lab"},
+			{"-count=1", "-timeout=25m", "-p=1", "-race", "m/lab"},
 		}},
 		{"no compiler", false, false, "", [][]string{
 			{"-timeout=10m", "-count=1", "-p=2", "m/a"},
-			{"-count=1", "-timeout=15m", "-p=1", "m/lab"},
+			{"-count=1", "-timeout=25m", "-p=1", "m/lab"},
 		}},
 		{"short", false, true, "./lab", [][]string{{"-timeout=10m", "-short", "-p=2", "m/a"}}},
 	}
