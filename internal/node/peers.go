@@ -2,9 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +26,9 @@ type peers struct {
 	dial     link.Dialer
 	log      *slog.Logger
 
-	mu     sync.Mutex
+	mu     sync.Mutex // never held while anything is waited for
 	byAddr map[string]*peerLink
+	closed bool
 }
 
 type peerLink struct {
@@ -39,6 +43,10 @@ func newPeers(id *pki.Holder, handler http.Handler, dial link.Dialer, log *slog.
 // to returns a live link to the manager at addr.
 func (p *peers) to(ctx context.Context, addr string) (*link.Link, error) {
 	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, errPeersClosed
+	}
 	pl := p.byAddr[addr]
 	if pl == nil {
 		pl = &peerLink{dialing: make(chan struct{}, 1)}
@@ -50,6 +58,12 @@ func (p *peers) to(ctx context.Context, addr string) (*link.Link, error) {
 		defer func() { <-pl.dialing }()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("connecting to the manager at %s, which somebody else tries already: %w", addr, context.Cause(ctx))
+	}
+	p.mu.Lock()
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		return nil, errPeersClosed
 	}
 	if pl.link != nil {
 		select {
@@ -68,11 +82,15 @@ func (p *peers) to(ctx context.Context, addr string) (*link.Link, error) {
 	return l, nil
 }
 
-// close closes all links.
+var errPeersClosed = errors.New("this manager ends")
+
+// close closes all links; there are none afterwards.
 func (p *peers) close() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, pl := range p.byAddr {
+	p.closed = true
+	all := slices.Collect(maps.Values(p.byAddr))
+	p.mu.Unlock()
+	for _, pl := range all {
 		pl.dialing <- struct{}{} // a dial ends within dialTimeout
 		if pl.link != nil {
 			pl.link.Close()
