@@ -6,27 +6,16 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/raft"
-
-	"shoal.dev/shoal/internal/store"
 )
 
 // SetAddress has every member look for a member at another address; its vote stays. Whoever calls it has made sure that the
 // member is there: a wrong address is one manager fewer. Only the leader can; others return store.ErrNotLeader.
 func (c *Consensus) SetAddress(ctx context.Context, id, addr string) error {
-	ctx, cancel, left := withDeadline(ctx)
-	defer cancel()
-	unlock, err := c.lockMembers(ctx)
+	ctx, left, servers, end, err := c.beginChange(ctx)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	servers, err := c.Servers()
-	if err != nil {
-		return err
-	}
-	if !c.IsLeader() {
-		return store.ErrNotLeader
-	}
+	defer end()
 	var have *Server
 	for _, s := range servers {
 		switch {

@@ -54,20 +54,11 @@ func (c *Consensus) Reachable(id string) bool {
 // majority. It is taken out again if it did not catch up before ctx ended (30 s where ctx has no deadline). A member whose address changed is
 // updated. Only the leader can; others return store.ErrNotLeader.
 func (c *Consensus) AddVoter(ctx context.Context, id, addr string) error {
-	ctx, cancel, left := withDeadline(ctx)
-	defer cancel()
-	unlock, err := c.lockMembers(ctx)
+	ctx, left, servers, end, err := c.beginChange(ctx)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	servers, err := c.Servers()
-	if err != nil {
-		return err
-	}
-	if !c.IsLeader() {
-		return store.ErrNotLeader
-	}
+	defer end()
 	known := false
 	for _, s := range servers {
 		switch {
@@ -138,20 +129,11 @@ func (c *Consensus) catchUp(ctx context.Context, id raft.ServerID) error {
 // majority of the rest. A leader that removes itself goes on until the removal is committed and then stops leading; hand over with Transfer first to
 // spare the swarm an election. Only the leader can; others return store.ErrNotLeader.
 func (c *Consensus) Remove(ctx context.Context, id string) error {
-	ctx, cancel, left := withDeadline(ctx)
-	defer cancel()
-	unlock, err := c.lockMembers(ctx)
+	ctx, left, servers, end, err := c.beginChange(ctx)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	servers, err := c.Servers()
-	if err != nil {
-		return err
-	}
-	if !c.IsLeader() {
-		return store.ErrNotLeader
-	}
+	defer end()
 	var member, voter bool
 	rest, reachable := 0, 0
 	for _, s := range servers {
@@ -195,14 +177,30 @@ func (c *Consensus) Transfer(ctx context.Context) error {
 	return nil
 }
 
-// lockMembers takes the right to change the members.
-func (c *Consensus) lockMembers(ctx context.Context) (unlock func(), err error) {
+// beginChange takes the right to change the members, of which there is one at a time, and gives those that there are. ctx
+// is then bounded, with so much time left. end gives the right back.
+func (c *Consensus) beginChange(ctx context.Context) (bounded context.Context, left time.Duration, servers []Server, end func(), err error) {
+	bounded, cancel, left := withDeadline(ctx)
 	select {
 	case c.changing <- struct{}{}:
-		return func() { <-c.changing }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for another change of the managers: %w", context.Cause(ctx))
+	case <-bounded.Done():
+		err = fmt.Errorf("waiting for another change of the managers: %w", context.Cause(bounded))
+		cancel()
+		return nil, 0, nil, nil, err
 	}
+	end = func() {
+		<-c.changing
+		cancel()
+	}
+	servers, err = c.Servers()
+	if err == nil && !c.IsLeader() {
+		err = store.ErrNotLeader
+	}
+	if err != nil {
+		end()
+		return nil, 0, nil, nil, err
+	}
+	return bounded, left, servers, end, nil
 }
 
 func memberError(doing, id string, err error) error {

@@ -14,18 +14,9 @@ import (
 
 // Explain says what the scheduler thinks of a service, from this manager's replica; for httpapi's Scheduler.
 func (n *Node) Explain(ctx context.Context, ref string) (*cluster.Explanation, error) {
-	found, err := n.control.Service(ctx, ref, false)
+	m, snap, svc, err := n.serviceRecord(ctx, ref)
 	if err != nil {
 		return nil, err
-	}
-	m := n.manager()
-	if m == nil {
-		return nil, errdefs.ErrUnavailable.WithMessage(control.NotManager)
-	}
-	snap := m.store.Snapshot()
-	svc, ok := store.Get[*cluster.Service](snap, found.ID)
-	if !ok {
-		return nil, errdefs.ErrNotFound.WithMessage("service " + ref + " not found")
 	}
 	e := placement.Explain(snap, svc, m.store.Now())
 	return &e, nil
@@ -38,17 +29,9 @@ func (n *Node) Rebalance(ctx context.Context, ref string) error {
 
 // Autoscale is how a service is scaled by its usage; what usage says now is known to the leader.
 func (n *Node) Autoscale(ctx context.Context, ref string) (*control.ServiceScale, error) {
-	found, err := n.control.Service(ctx, ref, false)
+	m, _, svc, err := n.serviceRecord(ctx, ref)
 	if err != nil {
 		return nil, err
-	}
-	m := n.manager()
-	if m == nil {
-		return nil, errdefs.ErrUnavailable.WithMessage(control.NotManager)
-	}
-	svc, ok := store.Get[*cluster.Service](m.store.Snapshot(), found.ID)
-	if !ok {
-		return nil, errdefs.ErrNotFound.WithMessage("service " + ref + " not found")
 	}
 	out, err := control.ScaleOf(svc)
 	if err != nil {
@@ -62,4 +45,22 @@ func (n *Node) Autoscale(ctx context.Context, ref string) (*control.ServiceScale
 		}
 	}
 	return out, nil
+}
+
+// serviceRecord is a service as this manager's replica has it, with every acknowledged write.
+func (n *Node) serviceRecord(ctx context.Context, ref string) (*manager, *store.Snapshot, *cluster.Service, error) {
+	found, err := n.control.Service(ctx, ref, false)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	m := n.manager()
+	if m == nil {
+		return nil, nil, nil, errdefs.ErrUnavailable.WithMessage(control.NotManager)
+	}
+	snap := m.store.Snapshot()
+	svc, ok := store.Get[*cluster.Service](snap, found.ID)
+	if !ok {
+		return nil, nil, nil, errdefs.ErrNotFound.WithMessage("service " + ref + " not found")
+	}
+	return m, snap, svc, nil
 }

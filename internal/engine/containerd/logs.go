@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,20 +103,18 @@ func (r *logReader) run(ctx context.Context, ended <-chan engine.WaitResult) err
 // seekTail opens the file in which the last n entries begin, if there are more than those. It is open from when its entries
 // were counted: that a rotation discards it, or ones before it, takes nothing from the tail.
 func (r *logReader) seekTail(n int) error {
-	counted := map[shimdata.Identity]bool{}
-	for i := 0; i < r.files(); i++ {
-		f, err := openLog(r.name(i))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a rotation is about to make it
-		}
+	files, err := r.kept()
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		f, err := r.open(file)
 		if err != nil {
 			return err
 		}
-		if counted[f.id] { // a rotation has moved it here
-			f.Close()
-			continue
+		if f == nil {
+			return nil
 		}
-		counted[f.id] = true
 		here, err := f.entries()
 		if err == nil && here >= n {
 			if err = f.rewind(); err == nil {
@@ -148,95 +147,125 @@ func (r *logReader) name(i int) string {
 	return fmt.Sprintf("%s.%d", r.path, i)
 }
 
-// files are how many the log has.
-func (r *logReader) files() int {
-	for i := 1; ; i++ {
-		if _, err := os.Stat(r.name(i)); err == nil {
-			continue
-		}
-		if _, err := os.Stat(r.name(i) + shimdata.Compressed); err != nil {
-			return i
-		}
-	}
-}
-
 // rotations is how often the reader looks again when the files were renamed while it looked; a writer that is quicker
 // than that loses it lines, as it loses them to the limit on the number of files.
 const rotations = 1000
 
-// first opens the oldest file.
-func (r *logReader) first() error {
-	for range rotations {
-		oldest := r.files() - 1
-		f, err := openLog(r.name(oldest))
-		if errors.Is(err, fs.ErrNotExist) {
-			if oldest == 0 {
-				return nil // it has not run yet
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if r.is(f, oldest) && r.files() == oldest+1 {
-			r.use(f)
-			return nil
-		}
-		f.Close()
-	}
-	return nil
+// numbered is a file of a log and the number it had when it was seen.
+type numbered struct {
+	id shimdata.Identity
+	at int
 }
 
-// next opens the file after the open one; ok is false if that is the newest, or the next is not there yet.
+// kept are the files that the log had at one moment, the newest first.
+//
+// A rotation renames from the oldest file on, each to the next higher number, and makes a new one last: a look from the
+// lowest number on meets all that were there when it began, some twice. Only if new ones came meanwhile their order is
+// not sure.
+func (r *logReader) kept() ([]numbered, error) {
+	for range rotations {
+		var (
+			files  []numbered
+			before shimdata.Identity
+		)
+		for i, absent := 0, 0; absent < gaps; i++ {
+			id, err := r.identity(i)
+			if err != nil {
+				return nil, err
+			}
+			if i == 0 {
+				before = id
+			}
+			if id == "" {
+				absent++
+				continue
+			}
+			absent = 0
+			if find(files, id) < 0 {
+				files = append(files, numbered{id, i})
+			}
+		}
+		after, err := r.identity(0)
+		if err != nil || after == before {
+			return files, err
+		}
+	}
+	return nil, fmt.Errorf("%s: its files are renamed faster than they can be listed", r.path)
+}
+
+func find(files []numbered, id shimdata.Identity) int {
+	return slices.IndexFunc(files, func(f numbered) bool { return f.id == id })
+}
+
+// gaps is how many numbers in a row have no file, so that there is none after them: a rotation leaves one number free at
+// a time, and one for good if its writer is killed in the middle.
+const gaps = 4
+
+// identity is the i-th file's, "" if there is none.
+func (r *logReader) identity(i int) (shimdata.Identity, error) {
+	f, err := openLog(r.name(i))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return f.id, f.Close()
+}
+
+// open opens a file of the log; it is nil if the limit on the number of files has taken it.
+func (r *logReader) open(n numbered) (*logFile, error) {
+	for range rotations {
+		f, err := openLog(r.name(n.at))
+		if err == nil && f.id == n.id {
+			return f, nil
+		}
+		if err == nil {
+			err = f.Close()
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		files, err := r.kept()
+		if err != nil {
+			return nil, err
+		}
+		i := find(files, n.id)
+		if i < 0 {
+			return nil, nil
+		}
+		n = files[i]
+	}
+	return nil, fmt.Errorf("%s: its files are renamed faster than they can be opened", r.path)
+}
+
+// next opens the file after the open one, the oldest if none is open or the limit on the number of files has taken it;
+// ok is false if there is none.
 func (r *logReader) next() (ok bool, err error) {
 	for range rotations {
-		at := r.index()
-		switch at {
-		case 0:
-			return false, nil
-		case -1: // the limit on the number of files has taken it
-			own := r.file
-			if err := r.first(); err != nil {
-				return false, err
-			}
-			return r.file != own, nil
-		}
-		f, err := openLog(r.name(at - 1))
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil // in the middle of a rotation, whose end will be seen
-		}
+		files, err := r.kept()
 		if err != nil {
 			return false, err
 		}
-		// A rotation renames from the oldest on: while ours is still where it was, so was the one after it.
-		if r.is(r.file, at) {
+		own := len(files)
+		if r.file != nil {
+			if i := find(files, r.file.id); i >= 0 {
+				own = i
+			}
+		}
+		if own == 0 {
+			return false, nil
+		}
+		f, err := r.open(files[own-1])
+		if err != nil {
+			return false, err
+		}
+		if f != nil {
 			r.use(f)
 			return true, nil
 		}
-		f.Close()
 	}
 	return false, nil
-}
-
-// index is the number of the open file, -1 if it has none any more. A rotation only raises numbers, so a look from the
-// lowest on does not miss it.
-func (r *logReader) index() int {
-	for i := range r.files() + 2 { // two rotations may come meanwhile
-		if r.is(r.file, i) {
-			return i
-		}
-	}
-	return -1
-}
-
-// is says whether f is the log's i-th file.
-func (r *logReader) is(f *logFile, i int) bool {
-	other, err := openLog(r.name(i))
-	if err != nil {
-		return false
-	}
-	defer other.Close()
-	return other.id == f.id
 }
 
 func (r *logReader) use(f *logFile) {
@@ -253,7 +282,7 @@ func (r *logReader) close() {
 // advance reads what came since, through the files that a rotation left in between.
 func (r *logReader) advance(ctx context.Context) error {
 	if r.file == nil {
-		if err := r.first(); err != nil || r.file == nil {
+		if ok, err := r.next(); err != nil || !ok {
 			return err
 		}
 	}
@@ -270,11 +299,14 @@ func (r *logReader) advance(ctx context.Context) error {
 	}
 	for {
 		// What is written to a file ends before it is renamed: whoever has seen it renamed reads it to its end.
-		renamed := r.index() != 0
+		newest, err := r.identity(0)
+		if err != nil {
+			return err
+		}
 		if err := r.drain(ctx); err != nil {
 			return err
 		}
-		if !renamed {
+		if newest == r.file.id {
 			return nil
 		}
 		ok, err := r.next()
@@ -286,9 +318,6 @@ func (r *logReader) advance(ctx context.Context) error {
 
 // drain reads the open file to its present end.
 func (r *logReader) drain(ctx context.Context) error {
-	if r.file == nil {
-		return nil
-	}
 	for {
 		b, err := r.br.ReadSlice('\n')
 		r.read += int64(len(b))
@@ -364,7 +393,11 @@ func openLog(path string) (*logFile, error) {
 	}
 	z, err := gzip.NewReader(f)
 	if err != nil { // the machine went down before it was on the disk: nothing is in it
-		return &logFile{File: f, id: shimdata.Identity(f.Name()), text: strings.NewReader(""), whole: true}, nil
+		id, err := shimdata.IdentityOf(f)
+		if err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return &logFile{File: f, id: id, text: strings.NewReader(""), whole: true}, nil
 	}
 	return &logFile{File: f, id: shimdata.Identity(z.Comment), text: z, whole: true}, nil
 }

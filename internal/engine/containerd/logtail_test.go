@@ -2,7 +2,9 @@ package containerd
 
 import (
 	"compress/gzip"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,6 +81,111 @@ func TestTailThroughRotations(t *testing.T) {
 				t.Errorf("%d lines, want at least %d from %d on: %q", len(got), least, test.first, got)
 			}
 		})
+	}
+}
+
+// A follower that looks while a rotation is under way, wherever it stands, passes no file over, and goes on when it is
+// done; a number without a file, which a writer that was killed leaves, does not keep it from what is before or after.
+func TestFollowThroughAGap(t *testing.T) {
+	for _, gap := range []int{5, 4, 3, 2, 1, 0} { // of the files 0 to 5, of which 0 is the newest
+		t.Run(fmt.Sprint(gap), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "log")
+			var got []string
+			r := &logReader{path: path, o: engine.LogOptions{Stdout: true}, each: func(l engine.LogLine) error {
+				got = append(got, strings.TrimSpace(string(l.Line)))
+				return nil
+			}}
+			defer r.close()
+			write := func(number, line int) {
+				text := fmt.Sprintf(`{"log":"%d\n","stream":"stdout","time":"2026-01-01T00:00:00Z"}`+"\n", line)
+				if err := os.WriteFile(r.name(number), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			advance := func(want string) {
+				t.Helper()
+				if err := r.advance(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if s := strings.Join(got, " "); s != want {
+					t.Fatalf("read %q; want %q", s, want)
+				}
+			}
+			write(0, 0)
+			advance("0")
+			for i := 5; i >= 1; i-- { // of five files that came since, the rotation has renamed those up to the gap
+				at := 5 - i
+				if at >= gap {
+					at++
+				}
+				if i == 5 {
+					if err := os.Rename(path, r.name(6)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				write(at, i)
+			}
+			advance("0 1 2 3 4 5")
+			if gap == 0 {
+				write(0, 6)
+				advance("0 1 2 3 4 5 6")
+			}
+			var all []string
+			again := &logReader{path: path, o: r.o, each: func(l engine.LogLine) error {
+				all = append(all, strings.TrimSpace(string(l.Line)))
+				return nil
+			}}
+			defer again.close()
+			if err := again.advance(t.Context()); err != nil || strings.Join(all, " ") != strings.Join(got, " ") {
+				t.Errorf("from the beginning: %q, %v", all, err)
+			}
+		})
+	}
+}
+
+// A follower beside a writer that turns its log over with every line misses none and reads none twice.
+func TestFollowARushOfRotations(t *testing.T) {
+	const lines = 300
+	path := filepath.Join(t.TempDir(), "log")
+	w, err := shimdata.OpenLog(shimdata.Target{Log: path, MaxSize: 1, MaxFile: lines + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		in, out := io.Pipe()
+		copied := make(chan error, 1)
+		go func() { copied <- w.Copy("stdout", in) }()
+		for i := range lines {
+			fmt.Fprintln(out, i)
+		}
+		out.Close()
+		wrote <- errors.Join(<-copied, w.Close())
+	}()
+	n := 0
+	r := &logReader{path: path, o: engine.LogOptions{Stdout: true}, each: func(l engine.LogLine) error {
+		if s := strings.TrimSpace(string(l.Line)); s != fmt.Sprint(n) {
+			return fmt.Errorf("read %s; want %d", s, n)
+		}
+		n++
+		return nil
+	}}
+	defer r.close()
+	for over := false; !over; {
+		select {
+		case err := <-wrote:
+			if err != nil {
+				t.Fatal(err)
+			}
+			over = true
+		default:
+		}
+		if err := r.advance(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n != lines {
+		t.Errorf("read %d lines; want %d", n, lines)
 	}
 }
 

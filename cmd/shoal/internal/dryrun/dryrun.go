@@ -34,6 +34,8 @@ const (
 
 	// ExitChanges is the exit code of a plan that would change something, as terraform's and diff's are not 0 either.
 	ExitChanges = 2
+	// maxChanges is how many bytes of them are read: a service that is new has some 2,000.
+	maxChanges = 64 << 20
 	// endTimeout bounds how long the end of a dry run is told to the daemon, which forgets it anyway.
 	endTimeout = 5 * time.Second
 )
@@ -183,15 +185,16 @@ The exit code is 0 if nothing would change, 2 if something would, and 1 if the d
 			if err != nil {
 				return err
 			}
-			switch format {
-			case "json":
-				if err := json.NewEncoder(c.Out()).Encode(changes); err != nil {
-					return err
-				}
-			case "":
-				Show(c.Out(), changes, Would)
-			default:
-				return fmt.Errorf("unknown format %q: it can be json", format)
+			body, err := json.Marshal(changes)
+			if err != nil {
+				return err
+			}
+			values := make([]any, len(changes))
+			for i := range changes {
+				values[i] = changes[i]
+			}
+			if err := daemon.Print(c, format, body, func(w io.Writer) { Show(w, changes, Would) }, values...); err != nil {
+				return err
 			}
 			if len(changes) > 0 {
 				return cli.StatusError{StatusCode: ExitChanges}
@@ -202,7 +205,7 @@ The exit code is 0 if nothing would change, 2 if something would, and 1 if the d
 		DisableFlagsInUseLine: true,
 	}
 	cmd.Flags().AddFlagSet(deploy.Flags())
-	cmd.Flags().StringVar(&format, "format", "", "Format output: 'json'")
+	daemon.FormatFlag(cmd, &format)
 	return cmd
 }
 
@@ -210,13 +213,14 @@ The exit code is 0 if nothing would change, 2 if something would, and 1 if the d
 func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []string) error) ([]Change, error) {
 	ctx := cmd.Context()
 	var opened struct{ ID string }
-	if err := c.ask(ctx, http.MethodPost, path, &opened); err != nil {
+	if _, err := daemon.Read(ctx, c.Cli, http.MethodPost, path, daemon.MaxRefusal, &opened); err != nil {
 		return nil, err
 	}
 	defer func() {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 		defer cancel()
-		_ = c.ask(end, http.MethodDelete, path+"/"+opened.ID, nil) // the daemon forgets it without, too
+		var nothing struct{}
+		_, _ = daemon.Read(end, c.Cli, http.MethodDelete, path+"/"+opened.ID, daemon.MaxRefusal, &nothing) // the daemon forgets it without, too
 	}()
 	// A copy starts no tasks that could be waited for.
 	if f := cmd.Flags().Lookup("detach"); f != nil {
@@ -236,7 +240,7 @@ func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 		return nil, err
 	}
 	var changes []Change
-	err = c.ask(ctx, http.MethodGet, path+"/"+opened.ID, &changes)
+	_, err = daemon.Read(ctx, c.Cli, http.MethodGet, path+"/"+opened.ID, maxChanges, &changes)
 	return changes, err
 }
 
@@ -249,21 +253,6 @@ func (c *Cli) copyOf(id string) (*client.Client, error) {
 		client.WithAPIVersion(base.ClientVersion()),
 		client.WithHTTPHeaders(map[string]string{header: id}),
 	)
-}
-
-func (c *Cli) ask(ctx context.Context, method, path string, out any) error {
-	resp, err := daemon.Ask(ctx, c.Cli, method, path, "", nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if out == nil {
-		return nil
-	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("reading the daemon's answer: %w", err)
-	}
-	return nil
 }
 
 // Change is Shoal's httpapi.DryRunChange.

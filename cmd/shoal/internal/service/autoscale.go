@@ -1,9 +1,7 @@
 package service
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
-	"github.com/docker/cli/templates"
 	"github.com/spf13/cobra"
 
 	"shoal.dev/shoal/cmd/shoal/internal/daemon"
@@ -51,37 +48,17 @@ the number of replicas with their reasons.`,
 		Annotations:           daemon.OnManager(),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVar(&format, "format", "", "Format output using a custom template: 'json' or a Go template")
+	daemon.FormatFlag(cmd, &format)
 	return cmd
 }
 
 func runAutoscale(ctx context.Context, dockerCLI command.Cli, name, format string) error {
-	body, err := read(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/autoscale", maxScale)
+	var s serviceScale
+	body, err := daemon.Read(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/autoscale", maxScale, &s)
 	if err != nil {
 		return err
 	}
-	var s serviceScale
-	if err := json.Unmarshal(body, &s); err != nil {
-		return fmt.Errorf("reading the daemon's answer: %w", err)
-	}
-	var out bytes.Buffer
-	switch format {
-	case "":
-		s.print(&out)
-	case "json":
-		out.Write(append(bytes.TrimSpace(body), '\n'))
-	default:
-		tmpl, err := templates.Parse(format)
-		if err == nil {
-			err = tmpl.Execute(&out, s)
-		}
-		if err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
-		}
-		out.WriteByte('\n')
-	}
-	_, err = dockerCLI.Out().Write(out.Bytes())
-	return err
+	return daemon.Print(dockerCLI, format, body, s.print, s)
 }
 
 func (s *serviceScale) print(w io.Writer) {

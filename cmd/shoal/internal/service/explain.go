@@ -1,9 +1,7 @@
 package service
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
-	"github.com/docker/cli/templates"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -73,7 +70,7 @@ why, why tasks wait, and how tasks failed lately.`,
 		Annotations:           daemon.OnManager(),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVar(&format, "format", "", "Format output using a custom template: 'json' or a Go template")
+	daemon.FormatFlag(cmd, &format)
 	return cmd
 }
 
@@ -82,45 +79,14 @@ func runExplain(ctx context.Context, dockerCLI command.Cli, name, format string)
 	if err != nil {
 		return err
 	}
-	var out bytes.Buffer
-	switch format {
-	case "":
-		e.table(&out, time.Now())
-	case "json":
-		out.Write(append(bytes.TrimSpace(body), '\n'))
-	default:
-		tmpl, err := templates.Parse(format)
-		if err == nil {
-			err = tmpl.Execute(&out, e)
-		}
-		if err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
-		}
-		out.WriteByte('\n')
-	}
-	_, err = dockerCLI.Out().Write(out.Bytes())
-	return err
+	return daemon.Print(dockerCLI, format, body, func(w io.Writer) { e.table(w, time.Now()) }, e)
 }
 
 // ask asks the daemon for a service's explanation.
 func ask(ctx context.Context, dockerCLI command.Cli, name string) (*explanation, []byte, error) {
-	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/explain", "", nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
-	if why := resp.Header.Get(daemon.StaleHeader); why != "" {
-		fmt.Fprintln(dockerCLI.Err(), "WARNING:", why)
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxExplanation))
-	if err != nil {
-		return nil, nil, err
-	}
 	var e explanation
-	if err := json.Unmarshal(body, &e); err != nil {
-		return nil, nil, fmt.Errorf("reading the daemon's answer: %w", err)
-	}
-	return &e, body, nil
+	body, err := daemon.Read(ctx, dockerCLI, http.MethodGet, "/shoal/v1/services/"+url.PathEscape(name)+"/explain", maxExplanation, &e)
+	return &e, body, err
 }
 
 func (e *explanation) table(w io.Writer, now time.Time) {

@@ -1,9 +1,7 @@
 package service
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
-	"github.com/docker/cli/templates"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -52,7 +49,7 @@ times that it was skipped, and why.`,
 		Annotations:           daemon.OnManager(),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVar(&format, "format", "", "Format output using a custom template: 'json' or a Go template")
+	daemon.FormatFlag(cmd, &format)
 	return cmd
 }
 
@@ -61,55 +58,27 @@ func runSchedule(ctx context.Context, dockerCLI command.Cli, name, format string
 	if name != "" {
 		path = "/shoal/v1/services/" + url.PathEscape(name) + "/schedule"
 	}
-	body, err := read(ctx, dockerCLI, http.MethodGet, path, maxSchedules)
+	var all []jobSchedule
+	into := any(&all)
+	if name != "" {
+		all = make([]jobSchedule, 1)
+		into = &all[0]
+	}
+	body, err := daemon.Read(ctx, dockerCLI, http.MethodGet, path, maxSchedules, into)
 	if err != nil {
 		return err
 	}
-	var all []jobSchedule
-	if name == "" {
-		err = json.Unmarshal(body, &all)
-	} else {
-		all = make([]jobSchedule, 1)
-		err = json.Unmarshal(body, &all[0])
+	values := make([]any, len(all))
+	for i := range all {
+		values[i] = all[i]
 	}
-	if err != nil {
-		return fmt.Errorf("reading the daemon's answer: %w", err)
-	}
-	var out bytes.Buffer
-	switch {
-	case format == "json":
-		out.Write(append(bytes.TrimSpace(body), '\n'))
-	case format != "":
-		tmpl, err := templates.Parse(format)
-		for i := range all {
-			if err == nil {
-				err = tmpl.Execute(&out, all[i])
-				out.WriteByte('\n')
-			}
+	return daemon.Print(dockerCLI, format, body, func(w io.Writer) {
+		if name != "" {
+			all[0].print(w, time.Now())
+		} else {
+			tableOfSchedules(w, all, time.Now())
 		}
-		if err != nil {
-			return fmt.Errorf("template parsing error: %w", err)
-		}
-	case name != "":
-		all[0].print(&out, time.Now())
-	default:
-		tableOfSchedules(&out, all, time.Now())
-	}
-	_, err = dockerCLI.Out().Write(out.Bytes())
-	return err
-}
-
-// read is the daemon's answer, at most so many bytes of it.
-func read(ctx context.Context, dockerCLI command.Cli, method, path string, most int64) ([]byte, error) {
-	resp, err := daemon.Ask(ctx, dockerCLI, method, path, "", nil)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if why := resp.Header.Get(daemon.StaleHeader); why != "" {
-		fmt.Fprintln(dockerCLI.Err(), "WARNING:", why)
-	}
-	return io.ReadAll(io.LimitReader(resp.Body, most))
+	}, values...)
 }
 
 func tableOfSchedules(w io.Writer, all []jobSchedule, now time.Time) {
@@ -186,13 +155,10 @@ func newRunCommand(dockerCLI command.Cli) *cobra.Command {
 job's schedule forbids another.`,
 		Args: cli.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			body, err := read(cmd.Context(), dockerCLI, http.MethodPost, "/shoal/v1/services/"+url.PathEscape(args[0])+"/run", maxSchedules)
-			if err != nil {
-				return err
-			}
 			var r struct{ Run uint64 }
-			if err := json.Unmarshal(body, &r); err != nil {
-				return fmt.Errorf("reading the daemon's answer: %w", err)
+			path := "/shoal/v1/services/" + url.PathEscape(args[0]) + "/run"
+			if _, err := daemon.Read(cmd.Context(), dockerCLI, http.MethodPost, path, daemon.MaxRefusal, &r); err != nil {
+				return err
 			}
 			fmt.Fprintf(dockerCLI.Out(), "%s: run %d\n", args[0], r.Run)
 			return nil

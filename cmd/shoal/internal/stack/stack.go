@@ -7,7 +7,6 @@ package stack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -66,15 +65,6 @@ func nothing(stack string) error { return fmt.Errorf("nothing found in stack: %s
 func own(c *cobra.Command) *cobra.Command {
 	c.Annotations, c.DisableFlagsInUseLine = daemon.OnManager(), true
 	return c
-}
-
-// within bounds a wait. The error says how long it was.
-func within(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc, error) {
-	if limit <= 0 {
-		return nil, nil, errors.New("--timeout must be more than 0")
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s", limit))
-	return ctx, cancel, nil
 }
 
 // poll asks until it is told that it is done, or ctx ends.

@@ -35,6 +35,18 @@ func waitFlags(cmd *cobra.Command, usage string) (wait *bool, limit *time.Durati
 	return cmd.Flags().Bool("wait", false, usage), cmd.Flags().Duration("timeout", defaultTimeout, "How long --wait waits")
 }
 
+// waiting bounds a command that is waited for here and not in docker/cli. The error at the end says how long it was.
+func waiting(cmd *cobra.Command, limit time.Duration) (context.Context, context.CancelFunc, error) {
+	if limit <= 0 {
+		return nil, nil, errors.New("--timeout must be more than 0")
+	}
+	if err := cmd.Flags().Set("detach", "true"); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(cmd.Context(), limit, fmt.Errorf("not within %s", limit))
+	return ctx, cancel, nil
+}
+
 // waitForDeploys gives `stack deploy` its --wait.
 func waitForDeploys(deploy *cobra.Command, cli *dryrun.Cli) {
 	run := deploy.RunE
@@ -43,14 +55,11 @@ func waitForDeploys(deploy *cobra.Command, cli *dryrun.Cli) {
 		if !*wait || cli.Trying() {
 			return run(cmd, args)
 		}
-		ctx, cancel, err := within(cmd.Context(), *limit)
+		ctx, cancel, err := waiting(cmd, *limit)
 		if err != nil {
 			return err
 		}
 		defer cancel()
-		if err := cmd.Flags().Set("detach", "true"); err != nil {
-			return err
-		}
 		if err := run(cmd, args); err != nil {
 			return err
 		}
@@ -161,14 +170,11 @@ func waitForRemovals(rm *cobra.Command, cli *dryrun.Cli) {
 		if detach && !*wait || cli.Trying() {
 			return run(cmd, args)
 		}
-		ctx, cancel, err := within(cmd.Context(), *limit)
+		ctx, cancel, err := waiting(cmd, *limit)
 		if err != nil {
 			return err
 		}
 		defer cancel()
-		if err := cmd.Flags().Set("detach", "true"); err != nil {
-			return err
-		}
 		// Tasks outlive the service that would name them: they are known before.
 		var ids []string
 		for _, stack := range args {

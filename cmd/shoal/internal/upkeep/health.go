@@ -1,9 +1,7 @@
 package upkeep
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,7 +11,6 @@ import (
 
 	"github.com/docker/cli/cli"
 	"github.com/docker/cli/cli/command"
-	"github.com/docker/cli/templates"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
@@ -68,42 +65,18 @@ leader is missing and changes are refused, 3 it is not known.`,
 		Annotations:           daemon.OnManager(),
 		DisableFlagsInUseLine: true,
 	}
-	cmd.Flags().StringVar(&format, "format", "", "Format output using a custom template: 'json' or a Go template")
+	daemon.FormatFlag(cmd, &format)
 	return cmd
 }
 
 func runHealth(ctx context.Context, dockerCLI command.Cli, format string) error {
 	unknown := func(err error) error { return cli.StatusError{StatusCode: exitUnknown, Status: err.Error()} }
-	resp, err := daemon.Ask(ctx, dockerCLI, http.MethodGet, "/shoal/v1/swarm/health", "", nil)
-	if err != nil {
-		return unknown(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHealth))
-	if err != nil {
-		return unknown(err)
-	}
 	var h health
-	if err := json.Unmarshal(body, &h); err != nil {
-		return unknown(fmt.Errorf("reading the daemon's answer: %w", err))
+	body, err := daemon.Read(ctx, dockerCLI, http.MethodGet, "/shoal/v1/swarm/health", maxHealth, &h)
+	if err == nil {
+		err = daemon.Print(dockerCLI, format, body, func(w io.Writer) { h.table(w, time.Now()) }, h)
 	}
-	var out bytes.Buffer
-	switch format {
-	case "":
-		h.table(&out, time.Now())
-	case "json":
-		out.Write(append(bytes.TrimSpace(body), '\n'))
-	default:
-		tmpl, err := templates.Parse(format)
-		if err == nil {
-			err = tmpl.Execute(&out, h)
-		}
-		if err != nil {
-			return unknown(fmt.Errorf("template parsing error: %w", err))
-		}
-		out.WriteByte('\n')
-	}
-	if _, err := dockerCLI.Out().Write(out.Bytes()); err != nil {
+	if err != nil {
 		return unknown(err)
 	}
 	switch h.Status {
