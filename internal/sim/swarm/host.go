@@ -238,8 +238,29 @@ func copyTree(from, to string) error {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(filepath.Join(to, rel), data, 0o600)
+		return writeSparse(filepath.Join(to, rel), data)
 	})
+}
+
+// page is the unit in which a file system leaves out what was never written.
+const page = 4096
+
+// writeSparse writes a file without its empty pages, of which a log's file has megabytes.
+func writeSparse(name string, data []byte) (err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	var empty [page]byte
+	for at := 0; at < len(data); at += page {
+		if p := data[at:min(at+page, len(data))]; !bytes.Equal(p, empty[:len(p)]) {
+			if _, err := f.WriteAt(p, int64(at)); err != nil {
+				return err
+			}
+		}
+	}
+	return f.Truncate(int64(len(data)))
 }
 
 // answer is what the API said.
