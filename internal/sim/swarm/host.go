@@ -46,7 +46,9 @@ type host struct {
 	// crashAt is the number of writes to the disk after which the host crashes; 0 is never.
 	crashAt atomic.Int64
 	diskLag atomic.Int64 // nanoseconds that a write takes
-	full    atomic.Bool  // entries cannot be written
+	// entryLag is how many nanoseconds more a write of entries takes: votes are quick, and what is decided is not.
+	entryLag atomic.Int64
+	full     atomic.Bool // entries cannot be written
 }
 
 // life is one run of a daemon.
@@ -375,8 +377,12 @@ var _ consensus.Probe = probe{}
 
 func (p probe) BeforeWrite(w consensus.Write) error {
 	h := p.l.host
-	if d := h.diskLag.Load(); d > 0 {
-		time.Sleep(time.Duration(d))
+	lag := h.diskLag.Load()
+	if len(w.Entries) > 0 {
+		lag += h.entryLag.Load()
+	}
+	if lag > 0 {
+		time.Sleep(time.Duration(lag))
 	}
 	p.count()
 	if h.full.Load() && len(w.Entries) > 0 {
