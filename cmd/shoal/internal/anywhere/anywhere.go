@@ -67,7 +67,7 @@ func members(ctx context.Context, api client.APIClient) ([]member, error) {
 
 // at is the API of a node.
 func (m member) at(base client.APIClient) (*client.Client, error) {
-	return daemon.Client(base, map[string]string{daemon.HeaderNode: m.id})
+	return daemon.Client(base, daemon.HeaderNode, m.id)
 }
 
 // warnDown names the nodes that are not asked.

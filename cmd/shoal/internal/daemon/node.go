@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"net"
+	"os"
 
 	"github.com/moby/moby/client"
 )
@@ -14,8 +15,13 @@ const (
 	HeaderNode = "Shoal-Node"
 )
 
-// Client is the daemon's API over the connection of base's context, with further headers on every request.
-func Client(base client.APIClient, headers map[string]string) (*client.Client, error) {
+// Client is the daemon's API over the connection of base's context, with a further header on every request. Unless that
+// names a node, it is the API of the node that EnvNode names.
+func Client(base client.APIClient, header, value string) (*client.Client, error) {
+	headers := map[string]string{header: value}
+	if node := os.Getenv(EnvNode); node != "" && header != HeaderNode {
+		headers[HeaderNode] = node
+	}
 	dial := base.Dialer()
 	return client.New(
 		client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }),

@@ -227,7 +227,7 @@ func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 			return nil, err
 		}
 	}
-	api, err := daemon.Client(c.Cli.Client(), map[string]string{header: opened.ID})
+	api, err := daemon.Client(c.Cli.Client(), header, opened.ID)
 	if err != nil {
 		return nil, err
 	}
