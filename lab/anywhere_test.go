@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -52,6 +53,7 @@ func anywhereByName(w *world) {
 			w.t.Errorf("node%d, the stock client's terminal is %q", n, got)
 		}
 	}
+	anywhereTerminal(w)
 	// Docker's inspect of a task's ID is the task's.
 	if got := w.shoal(2, "inspect", "--format", "{{.DesiredState}}", task); got != "running" {
 		w.t.Errorf("inspect of the task: %q", got)
@@ -78,6 +80,22 @@ func anywhereByName(w *world) {
 	var failed interface{ ExitCode() int }
 	if _, err := w.try(2, "exec", "web.1", "sh", "-c", "exit 7"); err == nil || errors.As(err, &failed) && failed.ExitCode() != 7 {
 		w.t.Errorf("the exit code of an exec: %v", err)
+	}
+}
+
+// anywhereTerminal has the stock client attach a terminal of its own size to a command on another node.
+func anywhereTerminal(w *world) {
+	script, err := exec.LookPath("script")
+	docker, derr := exec.LookPath("docker")
+	if err != nil || derr != nil {
+		return
+	}
+	line := "stty cols 91 rows 17; " + docker + " -H unix://" + w.Host(2).Socket + " exec -it web.1 sh -c 'until [ \"$(stty size)\" = \"17 91\" ]; do sleep 0.1; done; tty; echo done'"
+	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, script, "-qec", line, "/dev/null").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "/dev/pts/") || !strings.Contains(string(out), "done") {
+		w.t.Errorf("exec -it of the stock client: %q, %v", out, err)
 	}
 }
 
@@ -160,9 +178,20 @@ func anywhereLeaderLoss(w *world) {
 		}()
 		return ch
 	}
-	exec := run("exec", "web.1", "sh", "-c", "echo begun; touch /tmp/begun; sleep 4; echo done")
+	command := run("exec", "web.1", "sh", "-c", "echo begun; touch /tmp/begun; sleep 4; echo done")
 	logs := run("logs", "-f", "web.1")
-	service := run("service", "logs", "--raw", "-f", "web")
+	file := filepath.Join(w.t.TempDir(), "log")
+	service := w.followInto(file, at, "service", "logs", "--raw", "-f", "web")
+	said := func(want string) {
+		w.until(20*time.Second, "the log has no gap and no line twice", func(context.Context) error {
+			data, err := os.ReadFile(file)
+			if err == nil && string(data) != want {
+				err = fmt.Errorf("it is %q, want %q", data, want)
+			}
+			return err
+		})
+	}
+	said("hello\n")
 	w.until(10*time.Second, "the command runs", func(context.Context) error {
 		_, err := w.try(4, "exec", w.shoal(4, "ps", "-q"), "test", "-e", "/tmp/begun")
 		return err
@@ -170,7 +199,7 @@ func anywhereLeaderLoss(w *world) {
 	if err := w.Kill(w.t.Context(), leader); err != nil {
 		w.t.Fatal(err)
 	}
-	e := <-exec
+	e := <-command
 	if whole := strings.HasSuffix(e.out, "done"); whole != (e.err == nil) {
 		w.t.Errorf("the exec ended silently: %q, %v", e.out, e.err)
 	}
@@ -181,18 +210,43 @@ func anywhereLeaderLoss(w *world) {
 		return err
 	})
 	w.shoal(at, "exec", "web.1", "sh", "-c", "echo goodbye >/proc/1/fd/1")
+	said("hello\ngoodbye\n")
+	// A task follows another while a leader is new.
+	w.shoal(at, "service", "update", "--quiet", "--force", "web")
+	said("hello\ngoodbye\nhello\n")
 	w.shoal(at, "service", "rm", "web")
-	l, s := <-logs, <-service
+	if err := <-service; err != nil {
+		w.t.Errorf("the end of the service's log: %v", err)
+	}
+	said("hello\ngoodbye\nhello\n")
+	l := <-logs
 	if strings.HasSuffix(l.out, "goodbye") != (l.err == nil) {
 		w.t.Errorf("the log that was followed ended silently: %q, %v", l.out, l.err)
-	}
-	if s.err != nil || s.out != "hello\ngoodbye" {
-		w.t.Errorf("the service's log has a gap or a line twice: %q, %v", s.out, s.err)
 	}
 	if err := w.Start(w.t.Context(), leader); err != nil {
 		w.t.Fatal(err)
 	}
 	w.nodeIs(at, leader, "Ready", 20*time.Second)
+}
+
+// followInto runs shoal with its output in a file.
+func (w *world) followInto(file string, n int, args ...string) <-chan error {
+	w.t.Helper()
+	f, err := os.Create(file)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	cmd := exec.CommandContext(w.t.Context(), filepath.Join(w.Root, "bin", "shoal"), append([]string{"-H", "unix://" + w.Host(n).Socket}, args...)...)
+	cmd.Stdout = f
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		f.Close()
+	}()
+	return ended
 }
 
 func anywhereNodeLoss(w *world) {
