@@ -100,13 +100,16 @@ func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	ready(n.tried.Wrap(n.anywhere(n.forward(n.api))))
+	ready(n.anywhere(n.own()))
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
+
+// own is the Engine API of this node alone.
+func (n *Node) own() http.Handler { return n.tried.Wrap(n.forward(n.api)) }
 
 // open opens what every node has: the network, the engine and the API.
 func (n *Node) open(ctx context.Context) error {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 
 	"github.com/docker/cli/cli/command"
 	"github.com/moby/moby/client"
@@ -35,6 +36,9 @@ func Ask(ctx context.Context, cli command.Cli, method, path, contentType string,
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
+	}
+	if node := os.Getenv(EnvNode); node != "" {
+		req.Header.Set(HeaderNode, node)
 	}
 	dial := api.Dialer()
 	c := http.Client{Transport: &http.Transport{

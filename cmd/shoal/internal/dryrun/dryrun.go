@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -228,7 +227,7 @@ func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 			return nil, err
 		}
 	}
-	api, err := c.copyOf(opened.ID)
+	api, err := daemon.Client(c.Cli.Client(), header, opened.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -242,17 +241,6 @@ func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 	var changes []Change
 	_, err = daemon.Read(ctx, c.Cli, http.MethodGet, path+"/"+opened.ID, maxChanges, &changes)
 	return changes, err
-}
-
-// copyOf is the API of a dry run, over the connection that the client's context names.
-func (c *Cli) copyOf(id string) (*client.Client, error) {
-	base := c.Cli.Client()
-	dial := base.Dialer()
-	return client.New(
-		client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }),
-		client.WithAPIVersion(base.ClientVersion()),
-		client.WithHTTPHeaders(map[string]string{header: id}),
-	)
 }
 
 // Change is Shoal's httpapi.DryRunChange.
