@@ -44,7 +44,7 @@ const (
 var commands = []string{
 	"service create", "service update", "service scale", "service rollback", "service rm",
 	"stack deploy", "stack rm", "stack rollback",
-	"network create", "network rm", "secret create", "secret rm", "config create", "config rm",
+	"network create", "network rm", "secret create", "secret rotate", "secret rm", "config create", "config rotate", "config rm",
 	"node update", "node promote", "node demote", "node rm", "swarm update",
 }
 
@@ -54,6 +54,7 @@ type Cli struct {
 	command.Cli
 	api client.APIClient
 	out *streams.Out
+	id  string // of the dry run
 }
 
 // NewCli wraps a command line.
@@ -61,6 +62,15 @@ func NewCli(c command.Cli) *Cli { return &Cli{Cli: c} }
 
 // Trying says whether a command is being tried.
 func (c *Cli) Trying() bool { return c.api != nil }
+
+// Header is that of requests at paths of Shoal's own; see [daemon.Ask].
+func (c *Cli) Header() http.Header {
+	h := http.Header{}
+	if c.id != "" {
+		h.Set(header, c.id)
+	}
+	return h
+}
 
 // Client is the daemon's API, or the copy's.
 func (c *Cli) Client() client.APIClient {
@@ -233,9 +243,9 @@ func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 		return nil, err
 	}
 	defer api.Close()
-	c.api, c.out = api, streams.NewOut(io.Discard)
+	c.api, c.out, c.id = api, streams.NewOut(io.Discard), opened.ID
 	err = run(cmd, args)
-	c.api, c.out = nil, nil
+	c.api, c.out, c.id = nil, nil, ""
 	if err != nil {
 		return nil, err
 	}
