@@ -54,6 +54,7 @@ type Cli struct {
 	command.Cli
 	api client.APIClient
 	out *streams.Out
+	in  *streams.In
 	id  string // of the dry run
 }
 
@@ -86,6 +87,21 @@ func (c *Cli) Out() *streams.Out {
 		return c.out
 	}
 	return c.Cli.Out()
+}
+
+// In is the standard input, or what it was given in its place.
+func (c *Cli) In() *streams.In {
+	if c.in != nil {
+		return c.in
+	}
+	return c.Cli.In()
+}
+
+// Feed puts something in the place of the standard input until back is called.
+func (c *Cli) Feed(r io.Reader) (back func()) {
+	was := c.in
+	c.in = streams.NewIn(io.NopCloser(r))
+	return func() { c.in = was }
 }
 
 // AddCommands adds the flag and the command to root.
