@@ -27,6 +27,9 @@ func TestATaskWaits(t *testing.T) {
 	if want := "waits for shop_db (healthy), mq (there is no such service)"; got.NodeID != "" || got.Status.Err != want {
 		t.Fatalf("on %q, %q", got.NodeID, got.Status.Err)
 	}
+	if e := placement.Explain(s.Store.Snapshot(), plantest.Get[*cluster.Service](s, "web"), s.At); len(e.Waiting) != 1 || e.Waiting[0].Reason != got.Status.Err {
+		t.Errorf("the explanation is %+v", e.Waiting)
+	}
 	old := plantest.Get[*cluster.Service](s, "web")
 	plantest.Change(s, "web", func(v *cluster.Service) { v.Met = []string{"db (healthy)", "mq (started)"} })
 	if keys := (placement.Planner{}).Keys(s.Store.Snapshot(), store.Event{Kind: cluster.KindService, ID: "web", Old: old, New: plantest.Get[*cluster.Service](s, "web")}); len(keys) != 1 {

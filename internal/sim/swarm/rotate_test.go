@@ -30,11 +30,11 @@ func (w *world) users(secret string) (n int) {
 // The leader dies at one write or another of a rotation: all of it is there or nothing, it can be repeated, and there is
 // one new version however often that is done.
 func TestTheLeaderDiesInARotation(t *testing.T) {
-	every := int64(2)
+	every := int64(1)
 	if testing.Short() {
-		every = 5
+		every = 2
 	}
-	for write := int64(1); write <= 12; write += every {
+	for write := int64(1); write <= 4; write += every {
 		scenario(t, 3, 1, func(t *testing.T, w *world) {
 			const services = 3
 			w.request(t, http.MethodPost, "/secrets/create", swarm.SecretSpec{Annotations: swarm.Annotations{Name: "pass"}, Data: []byte("one")})
