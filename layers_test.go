@@ -72,7 +72,8 @@ var layers = []struct {
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
 	{"cmd/shoal/internal/daemon", nil},
-	{"cmd/shoal/internal/stack", []string{"cmd/shoal/internal/daemon", "cmd/shoal/internal/dryrun"}},
+	{"cmd/shoal/internal/stack", []string{"cmd/shoal/internal/compose", "cmd/shoal/internal/daemon", "cmd/shoal/internal/dryrun"}},
+	{"cmd/shoal/internal/rotate", []string{"cmd/shoal/internal/daemon", "cmd/shoal/internal/dryrun"}},
 	{"cmd/shoal/internal/*", []string{"cmd/shoal/internal/daemon"}},
 	{"cmd/shoal/*", nil},
 	{"cmd/shoal-init", nil}, // it is in memory with every container that has it

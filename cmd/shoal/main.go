@@ -34,6 +34,7 @@ import (
 	"shoal.dev/shoal/cmd/shoal/internal/compose"
 	"shoal.dev/shoal/cmd/shoal/internal/daemon"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
+	"shoal.dev/shoal/cmd/shoal/internal/rotate"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/stack"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
@@ -225,6 +226,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	service.AddCommands(root, tried)
 	stack.AddCommands(root, tried)
 	compose.AddCommands(root, tried)
+	rotate.AddCommands(root, tried)
 	access.AddFlags(root, tried)
 	anywhere.AddCommands(root, tried)
 	removePluginStubs(root)

@@ -16,6 +16,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/autoscale"
+	"shoal.dev/shoal/internal/reconcile/gate"
 	"shoal.dev/shoal/internal/reconcile/level"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
@@ -39,7 +40,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, gate.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart

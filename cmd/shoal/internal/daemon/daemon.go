@@ -34,6 +34,9 @@ func Ask(ctx context.Context, cli command.Cli, method, path, contentType string,
 	if err != nil {
 		return nil, err
 	}
+	if h, ok := cli.(interface{ Header() http.Header }); ok { // one that tries its commands
+		req.Header = h.Header()
+	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
