@@ -161,7 +161,7 @@ func Wanted(snap *store.Snapshot, svc *cluster.Service, a *cluster.Autoscale, en
 	for _, m := range []struct {
 		name        string
 		unit        string
-		digits      int // after the point
+		digits      int     // after the point
 		target, one float64 // one unit of what a task uses
 		of          func(cluster.Usage) float64
 	}{
