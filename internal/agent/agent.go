@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,9 @@ type Config struct {
 	// DiskFull is how many percent of the disk were used when the node was found too full for new tasks; 0: it is not. It is
 	// asked every few seconds. It may be nil.
 	DiskFull func() int
+	// Connections is how many connections were begun through the routing mesh to each of this node's tasks, by the task's
+	// address on it. They may count from zero again at any time. It may be nil.
+	Connections func() (map[netip.Addr]uint64, error)
 	// Connect reaches some manager, if possible another one than last time. The session ends by its Close; ctx bounds
 	// only the connecting.
 	Connect func(ctx context.Context) (Session, error)

@@ -80,6 +80,10 @@ type Stats struct {
 	Scheduled, Skipped int
 	// Scaled counts changes of the number of replicas that usage asked for.
 	Scaled int
+	// Drained and Relabeled count what users did to nodes, Modes the services of each mode that they made: replicated, global,
+	// and jobs of both.
+	Drained, Relabeled int
+	Modes              [4]int
 }
 
 // Add adds another run's counts.
@@ -99,6 +103,11 @@ func (s *Stats) Add(o Stats) {
 	s.Scheduled += o.Scheduled
 	s.Skipped += o.Skipped
 	s.Scaled += o.Scaled
+	s.Drained += o.Drained
+	s.Relabeled += o.Relabeled
+	for i, n := range o.Modes {
+		s.Modes[i] += n
+	}
 }
 
 // Run is one run. Its error is a *Failure.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/nftables"
@@ -97,14 +98,16 @@ func (t *Table) fingerprint() ([]byte, error) {
 					return err
 				}
 				for _, m := range msgs {
-					h.Write(m)
+					if kind != unix.NFT_MSG_GETSET || !names(m, countedSet) { // packets change that one
+						h.Write(m)
+					}
 				}
 			}
-			names := []string{"peers"}
+			sets := []string{"peers"}
 			if family == byte(nftables.TableFamilyIPv4) {
-				names = []string{"zones", "marks", "nodes", "ports", "closed", "bound", "published"}
+				sets = []string{"zones", "marks", "nodes", "ports", "closed", "bound", "published"}
 			}
-			for _, name := range names {
+			for _, name := range sets {
 				all, err := setElements(family, name)
 				if err != nil {
 					return err
@@ -120,6 +123,14 @@ func (t *Table) fingerprint() ([]byte, error) {
 		return nil, fmt.Errorf("read nftables: %w", err)
 	}
 	return h.Sum(nil), nil
+}
+
+// names says whether the message, without its header, is of the set.
+func names(msg []byte, set string) bool {
+	attrs, err := nl.ParseRouteAttr(msg)
+	return err == nil && slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == attrSetName && nl.BytesToString(a.Value) == set
+	})
 }
 
 func tableAttr() *nl.RtAttr { return nl.NewRtAttr(attrTable, nl.ZeroTerminated(tableName)) }
