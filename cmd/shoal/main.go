@@ -31,6 +31,7 @@ import (
 	"shoal.dev/shoal/cmd/shoal/internal/access"
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/cmd/shoal/internal/compose"
+	"shoal.dev/shoal/cmd/shoal/internal/doctor"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/stack"
@@ -200,6 +201,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	service.AddCommands(root, tried)
 	stack.AddCommands(root, tried)
 	compose.AddCommands(root, tried)
+	doctor.AddCommands(root, tried)
 	access.AddFlags(root, tried)
 	removePluginStubs(root)
 	wrapped.Wrap(root)

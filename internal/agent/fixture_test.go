@@ -33,6 +33,8 @@ type bench struct {
 	dir   string
 	use   agent.Engine // instead of eng, if not nil
 	full  atomic.Int64 // what the agent finds its disk to be full with
+	// obstacle is the text of what drops tasks' packets.
+	obstacle atomic.Value
 
 	mu      sync.Mutex
 	handler http.Handler                              // what the agent connects to
@@ -98,6 +100,10 @@ func (b *bench) agent() (stop func()) {
 		NodeID: "n1", Addr: "198.18.0.1", Engine: eng, Network: b.net, StateDir: b.dir, Connect: b.connect, Parallel: 4,
 		Describe: func(context.Context) swarm.NodeDescription { return swarm.NodeDescription{Hostname: "host1"} },
 		DiskFull: func() int { return int(b.full.Load()) },
+		Obstacle: func() string {
+			why, _ := b.obstacle.Load().(string)
+			return why
+		},
 	})
 	return run(b.t, a.Run)
 }
