@@ -203,6 +203,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	compose.AddCommands(root, tried)
 	doctor.AddCommands(root, tried)
 	access.AddFlags(root, tried)
+	completeNames(root)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 	tried.AddCommands(root)
