@@ -50,7 +50,7 @@ func (o *Obstacle) String() string {
 	return fmt.Sprintf("chain %s of table %s %s%s %s %s, by %s", o.Chain, o.Family, o.Table, by, verb, strings.Join(o.What, " and "), o.Why)
 }
 
-// Tunnels and Swarm are the ports that a node receives on.
+// Ports are those that a node receives on: the swarm's own, TCP, and that of the tunnels, UDP.
 type Ports struct{ Swarm, Tunnels uint16 }
 
 // Question is what [Ruleset.Obstacles] looks for.
