@@ -33,6 +33,7 @@ import (
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/cmd/shoal/internal/compose"
 	"shoal.dev/shoal/cmd/shoal/internal/daemon"
+	"shoal.dev/shoal/cmd/shoal/internal/doctor"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
 	"shoal.dev/shoal/cmd/shoal/internal/rotate"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
@@ -227,8 +228,10 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	stack.AddCommands(root, tried)
 	compose.AddCommands(root, tried)
 	rotate.AddCommands(root, tried)
+	doctor.AddCommands(root, tried)
 	access.AddFlags(root, tried)
 	anywhere.AddCommands(root, tried)
+	completeNames(root)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 	tried.AddCommands(root)

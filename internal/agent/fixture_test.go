@@ -34,6 +34,8 @@ type bench struct {
 	use   agent.Engine  // instead of eng, if not nil
 	full  atomic.Int64  // what the agent finds its disk to be full with
 	asked atomic.Uint64 // how often connections were counted
+	// obstacle is the text of what drops tasks' packets.
+	obstacle atomic.Value
 
 	mu      sync.Mutex
 	handler http.Handler                              // what the agent connects to
@@ -101,6 +103,10 @@ func (b *bench) agent() (stop func()) {
 		DiskFull: func() int { return int(b.full.Load()) },
 		Connections: func() (map[netip.Addr]uint64, error) { // ten more with each measurement
 			return map[netip.Addr]uint64{netip.MustParseAddr("10.0.0.9"): b.asked.Add(1) * 10}, nil
+		},
+		Obstacle: func() string {
+			why, _ := b.obstacle.Load().(string)
+			return why
 		},
 	})
 	return run(b.t, a.Run)

@@ -60,31 +60,32 @@ func message(kind, flags int, family byte, attrs ...*nl.RtAttr) *nl.NetlinkReque
 // nfHeader is the size of the header in front of each message's attributes; it has the generation in it.
 const nfHeader = 4
 
-// generation is the number that the kernel raises with every change of any ruleset in the namespace.
-func (t *Table) generation() (gen uint32, err error) {
-	err = t.cfg.In(func() error {
-		msgs, err := message(unix.NFT_MSG_GETGEN, unix.NLM_F_REQUEST|unix.NLM_F_ACK, unix.AF_UNSPEC).Execute(unix.NETLINK_NETFILTER, 0)
-		if err != nil {
-			return err
-		}
-		for _, m := range msgs {
-			attrs, err := nl.ParseRouteAttr(m[nfHeader:])
-			if err != nil {
-				return err
-			}
-			for _, a := range attrs {
-				if a.Attr.Type == unix.NFTA_GEN_ID {
-					gen = binary.BigEndian.Uint32(a.Value)
-					return nil
-				}
-			}
-		}
-		return errors.New("no answer")
-	})
+// Generation is the number that the kernel raises with every change of any ruleset in the calling thread's namespace.
+func Generation() (uint32, error) {
+	msgs, err := message(unix.NFT_MSG_GETGEN, unix.NLM_F_REQUEST|unix.NLM_F_ACK, unix.AF_UNSPEC).Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return 0, fmt.Errorf("read the generation of nftables: %w", err)
 	}
-	return gen, nil
+	for _, m := range msgs {
+		attrs, err := nl.ParseRouteAttr(m[nfHeader:])
+		if err != nil {
+			return 0, fmt.Errorf("read the generation of nftables: %w", err)
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == unix.NFTA_GEN_ID {
+				return binary.BigEndian.Uint32(a.Value), nil
+			}
+		}
+	}
+	return 0, errors.New("read the generation of nftables: no answer")
+}
+
+func (t *Table) generation() (gen uint32, err error) {
+	err = t.cfg.In(func() error {
+		gen, err = Generation()
+		return err
+	})
+	return gen, err
 }
 
 // fingerprint is a digest of all that the kernel holds in our tables.
