@@ -223,7 +223,7 @@ func (b *boxes) isPlugged(p *endpoint) bool {
 		return false
 	}
 	out, err := g.nl.LinkByName(p.Outside)
-	return err == nil && out.Attrs().MasterIndex == bridge.Attrs().Index
+	return err == nil && out.Attrs().MasterIndex == bridge.Attrs().Index && out.Attrs().Flags&net.FlagUp != 0
 }
 
 // plugOverlay makes whatever is missing of an endpoint on a network of the swarm. x is locked.
@@ -299,12 +299,12 @@ func (b *boxes) setVirtual(x *box) error {
 	if x.virtual && slices.EqualFunc(x.vips, vips, func(a, b network.VIP) bool { return a.Addr == b.Addr && slices.Equal(a.Backends, b.Backends) }) {
 		return nil
 	}
-	ns, err := netns.GetFromPath(b.netnsOf(x))
+	inside, err := openSpace(b.netnsOf(x))
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	if err := virtual.Apply(ns, vips); err != nil {
+	defer inside.close()
+	if err := x.write(inside, func() error { return virtual.Apply(inside.ns, vips) }); err != nil {
 		return fmt.Errorf("virtual addresses of container %s: %w", x.ID, err)
 	}
 	x.vips, x.virtual = vips, true

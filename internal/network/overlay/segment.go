@@ -152,6 +152,7 @@ func (k *Kernel) devices(g *segment, o *network.Overlay, underlay netip.Addr) (m
 		return 0, false, fmt.Errorf("bridge: %w", err)
 	}
 	if bridge.Attrs().Flags&net.FlagUp == 0 {
+		k.note("state of the bridge of network %s", o.Name)
 		if err := g.nl.LinkSetUp(bridge); err != nil {
 			return 0, false, err
 		}
