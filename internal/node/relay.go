@@ -28,7 +28,12 @@ type linkedRequest struct{ NodeID string }
 type linkedResponse struct{ Linked bool }
 
 // serveManagers is what a node serves to the managers that it holds links to.
-func (n *Node) serveManagers() http.Handler { return tasklog.Handler(n.engine) }
+func (n *Node) serveManagers() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", tasklog.Handler(n.engine))
+	mux.HandleFunc("POST "+pathOwnNetwork, n.ownNetwork)
+	return mux
+}
 
 // routeNodes adds the routes by which managers reach nodes through each other.
 func (m *manager) routeNodes(mux *http.ServeMux) {

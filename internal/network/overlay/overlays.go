@@ -42,6 +42,7 @@ func (k *Kernel) applyOverlays(ctx context.Context, check bool) error {
 }
 
 func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
+	defer k.on(o.ID)()
 	g := k.segments.get(o.ID)
 	if g != nil && !check {
 		if was, _ := g.overlay(); was != nil && was.Equal(o) {
