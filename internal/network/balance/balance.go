@@ -52,6 +52,9 @@ type State struct {
 	MTU int
 	// Published are the ports of the host that lead to containers, sorted.
 	Published []Published
+	// Tunnels are where those of the swarm's networks may come from, and TunnelPort is their UDP port.
+	Tunnels    []Tunnel
+	TunnelPort uint16
 	// Mesh is nil outside a swarm; then the ruleset gives containers a way out and no more.
 	Mesh *network.Ingress
 }
@@ -66,6 +69,12 @@ type Bridge struct {
 	Internal bool
 	// Masquerade says that what leaves the host gets the host's address.
 	Masquerade bool
+}
+
+// Tunnel is a node that is on a network of this host.
+type Tunnel struct {
+	VNI  uint32
+	From netip.Addr
 }
 
 // Published is a port of the host that leads to a container's.

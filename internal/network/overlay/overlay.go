@@ -141,6 +141,10 @@ func (k *Kernel) Apply(ctx context.Context, d network.Desired) error {
 	case k.have == nil:
 		return k.reconcile(ctx)
 	case was != nil && was.Self == d.Self && was.Ingress.Equal(d.Ingress):
+		if err := k.table.Apply(ctx, k.rules(k.have.ingress, k.have.links.mtu)); err != nil {
+			k.have = nil
+			return err
+		}
 		return errors.Join(k.bad, k.applyOverlays(ctx, false))
 	}
 	want, bad := meshOf(d)
@@ -320,7 +324,19 @@ func (k *Kernel) apply(ctx context.Context, want, have *mesh) error {
 }
 
 func (k *Kernel) rules(m *network.Ingress, mtu int) balance.State {
-	return balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Bridges: k.boxes.bridges(), MTU: mtu, Mesh: m, Published: k.boxes.published()}
+	s := balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Bridges: k.boxes.bridges(), MTU: mtu, Mesh: m, Published: k.boxes.published()}
+	if k.want == nil {
+		return s
+	}
+	for _, o := range k.want.Overlays {
+		s.TunnelPort = o.Port // one for the whole swarm
+		for _, p := range o.Peers {
+			if p.Underlay.Is4() {
+				s.Tunnels = append(s.Tunnels, balance.Tunnel{VNI: o.VNI, From: p.Underlay})
+			}
+		}
+	}
+	return s
 }
 
 // note remembers what was changed, for Run's log.
