@@ -97,6 +97,8 @@ func TestDrift(t *testing.T) {
 		{"host", "ip link set shoal-vx down", ""},
 		{"host", "ip link del shoal-gw", ""},
 		{"host", "ip addr flush dev shoal-gw", ""},
+		{"network", "nft flush ruleset", ""},
+		{"network", "nft flush chain bridge shoal in", ""},
 		{"network", "ip link del br0", ""},
 		{"network", "ip link set br0 down", ""},
 		{"network", "ip link del vxlan0", ""},

@@ -94,6 +94,11 @@ func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
 	if err := k.boxes.revise(o.ID, k.note); err != nil {
 		return err
 	}
+	if check {
+		if err := g.checkGuards(k.note); err != nil {
+			return err
+		}
+	}
 	if err := g.drop(at, have, want, k.note); err != nil {
 		return err
 	}
@@ -271,6 +276,9 @@ func (b *boxes) plugOverlay(x *box, p *endpoint, ns netns.NsHandle, in *netlink.
 		if err := g.nl.LinkSetMaster(out, bridge); err != nil {
 			return err
 		}
+	}
+	if err := g.guard(p); err != nil {
+		return err
 	}
 	if err := g.nl.LinkSetUp(out); err != nil {
 		return err
