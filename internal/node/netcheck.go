@@ -44,7 +44,7 @@ type ownNetwork struct {
 }
 
 func (n *Node) ownNetwork(w http.ResponseWriter, r *http.Request) {
-	if p, ok := link.PeerFrom(r.Context()); !ok || p.Role != swarm.NodeRoleManager {
+	if p, ok := link.PeerFrom(r.Context()); !ok || !n.trusts(p) {
 		answer(w, nil, errdefs.ErrPermissionDenied.WithMessage("only managers may ask this"))
 		return
 	}
