@@ -20,6 +20,7 @@ const requests = 200
 func TestNetworks(t *testing.T) {
 	w := newWorld(t, 3)
 	w.swarm(3, 3)
+	defer w.networksAgree(1)
 	follower := w.leader(1, 10*time.Second)%3 + 1
 	w.shoal(follower, "network", "create", "--driver", "overlay", "shop")
 	w.shoal(follower, "network", "create", "--driver", "overlay", "--internal", "vault")

@@ -60,3 +60,10 @@ func (a *Agent) networks() []*network.Overlay {
 	defer a.mu.Unlock()
 	return a.overlays
 }
+
+// Network is what the node's network is to be, and why the kernel does not hold it; nil if it does or is about to.
+func (a *Agent) Network() (network.Desired, error) {
+	a.net.mu.Lock()
+	defer a.net.mu.Unlock()
+	return a.net.want, a.net.state.err
+}

@@ -83,3 +83,18 @@ func (ss *session) sendOverlays(v *view, f *protocol.Frame) error {
 	slices.Sort(f.OverlaysGone)
 	return nil
 }
+
+// Network is what a node's network is to be by this manager's records, nil before [Server.Run].
+func (s *Server) Network(node string) *network.Desired {
+	s.mu.Lock()
+	v := s.view
+	s.mu.Unlock()
+	if v == nil {
+		return nil
+	}
+	d := &network.Desired{Version: v.version, Self: node, Ingress: v.mesh.ingress}
+	for _, id := range v.overlays.of(v.snap, node) {
+		d.Overlays = append(d.Overlays, v.overlays[id].value)
+	}
+	return d
+}

@@ -42,3 +42,23 @@ type ManagerHealth struct {
 	// ClockOffset is how far its clock is ahead of the asked manager's, in nanoseconds, give or take the way there.
 	ClockOffset time.Duration
 }
+
+// NetworkCheck is a comparison of what the swarm's records say of networks with what the nodes have.
+type NetworkCheck struct {
+	// Networks has an entry for each network and each node that it is on.
+	Networks []NetworkOnNode
+	// Silent are the nodes that are not down and did not answer, and Down those that were not asked.
+	Silent []SilentNode
+	Down   []SilentNode
+}
+
+// NetworkOnNode is one network on one node. Differences is empty if the records, what the node was told and its kernel
+// agree. Of what the node has beside the swarm's networks, ID and Name are "".
+type NetworkOnNode struct {
+	ID, Name         string
+	NodeID, Hostname string
+	Differences      []string
+}
+
+// SilentNode is a node of which nothing is known.
+type SilentNode struct{ NodeID, Hostname, Why string }

@@ -29,6 +29,9 @@ type Upkeep interface {
 	// Readdress changes the address under which the swarm finds this manager. InvalidArgument for a bad one and for one at
 	// which the swarm's leader does not find it; then nothing was changed. Unavailable if the swarm could not be told yet.
 	Readdress(ctx context.Context, advertise string) error
+	// CheckNetworks compares the records with what every node was told of the swarm's networks and with its kernel, and waits
+	// for none longer than a few seconds. With a name or an ID it is of that network only: NotFound if there is none.
+	CheckNetworks(ctx context.Context, ref string) (*NetworkCheck, error)
 }
 
 // RestoreRequest says where the node of a restored swarm is found; the fields are those of swarm.InitRequest.
@@ -45,6 +48,7 @@ func (a *api) upkeepRoutes() []route {
 	}
 	return []route{
 		get("/shoal/v1/swarm/health", own(a.swarmHealth)),
+		get("/shoal/v1/networks/check", own(a.checkNetworks)),
 		get("/shoal/v1/swarm/backup", own(a.backupSwarm)).lasting(0),
 		post("/shoal/v1/swarm/address", own(a.readdress)).lasting(MembershipTime),
 		post("/shoal/v1/swarm/restore", own(a.restoreSwarm)).lasting(MembershipTime),
@@ -57,6 +61,14 @@ func (a *api) swarmHealth(c *call) error {
 		return err
 	}
 	return c.reply(http.StatusOK, h)
+}
+
+func (a *api) checkNetworks(c *call) error {
+	n, err := a.Upkeep.CheckNetworks(c.Context(), c.query.Get("network"))
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, n)
 }
 
 func (a *api) readdress(c *call) error {

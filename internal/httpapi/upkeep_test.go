@@ -33,6 +33,32 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+func TestCheckNetworks(t *testing.T) {
+	sw := apitest.NewSwarm()
+	h := handler(apitest.NewEngine(), sw)
+	for _, c := range []struct {
+		name, query string
+		active      bool
+		status      int
+		message     string
+	}{
+		{"in no swarm", "", false, 503, "This node is not a swarm manager."},
+		{"no such network", "?network=gone", true, 404, "network gone not found"},
+		{"one", "?network=shop", true, 200, ""},
+		{"all", "", true, 200, ""},
+	} {
+		sw.Active = c.active
+		w := ask(t, h, "GET", "/shoal/v1/networks/check"+c.query, "", "")
+		if w.Code != c.status || c.message != "" && !strings.HasPrefix(messageOf(t, w), c.message) {
+			t.Errorf("%s: %d %s", c.name, w.Code, w.Body)
+		}
+		var got httpapi.NetworkCheck
+		if err := json.Unmarshal(w.Body.Bytes(), &got); c.status == 200 && (err != nil || len(got.Networks) != 1 || got.Networks[0].Name != "shop") {
+			t.Errorf("%s: %v %s", c.name, err, w.Body)
+		}
+	}
+}
+
 func TestReaddress(t *testing.T) {
 	sw := apitest.NewSwarm()
 	h := handler(apitest.NewEngine(), sw)

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 
 	"shoal.dev/shoal/internal/doctor"
-	"shoal.dev/shoal/internal/network/balance"
 	"shoal.dev/shoal/internal/network/firewall"
+	"shoal.dev/shoal/internal/network/ruleset"
 )
 
 // manageFirewall is the value of "firewall" with which other programs' chains are opened.
@@ -15,7 +15,7 @@ const manageFirewall = "manage"
 // newKeeper makes what looks at other programs' packet filters.
 func (n *Node) newKeeper() *firewall.Keeper {
 	return firewall.NewKeeper(firewall.Config{
-		Nft: doctor.Nft, Generation: balance.Generation, Log: n.log,
+		Nft: doctor.Nft, Generation: ruleset.Generation, Log: n.log,
 		Question: func() firewall.Question {
 			q := doctor.ThisHost().Question(&doctor.Facts{})
 			q.Ports = nil // they are the doctor's: a task does not suffer by them alone

@@ -10,12 +10,13 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/moby/moby/api/types/network"
+	apinetwork "github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/agent"
 	"shoal.dev/shoal/internal/consensus"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/link"
+	"shoal.dev/shoal/internal/network"
 )
 
 // Machine is what a daemon stands on. [Run] makes one of this host; the simulator has machines in memory.
@@ -34,7 +35,7 @@ type Engine interface {
 	engine.Engine
 	// Run looks after what outlives requests until ctx ends.
 	Run(ctx context.Context) error
-	LocalNetworks() []network.Inspect
+	LocalNetworks() []apinetwork.Inspect
 	SetRegistries(insecure, mirrors []string) error
 }
 
@@ -45,6 +46,8 @@ type Kernel interface {
 	Connections() (map[netip.Addr]uint64, error)
 	// Run repairs what others broke until ctx ends.
 	Run(ctx context.Context) error
+	// Check says what others broke, and repairs it.
+	Check(ctx context.Context) ([]network.Finding, error)
 	Close() error
 }
 

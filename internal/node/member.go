@@ -38,7 +38,8 @@ type member struct {
 	manager  *manager // nil on a worker
 	nextAddr atomic.Uint32
 	link     atomic.Pointer[link.Link] // the agent's, nil while there is none
-	changing atomic.Bool               // the role is being changed
+	agent    atomic.Pointer[agent.Agent]
+	changing atomic.Bool // the role is being changed
 	want     atomic.Pointer[swarm.NodeRole]
 	renewing sync.Mutex    // held while a certificate is asked for
 	reissue  chan struct{} // capacity 1: the certificate is to be renewed before its time
@@ -151,6 +152,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 		DiskFull: room.diskFull, Connections: n.kernel.Connections, Obstacle: n.firewall.Complaint,
 		OnClock: func(ahead time.Duration) { m.ahead.Store(&ahead) },
 	})
+	m.agent.Store(a)
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return m.renewals(ctx, n) })
 	return group.Wait()

@@ -27,15 +27,18 @@ type linkedRequest struct{ NodeID string }
 
 type linkedResponse struct{ Linked bool }
 
-// serveManagers is what a node serves to the managers that it holds links to: the logs of tasks and its Engine API.
+// serveManagers is what a node serves to the managers that it holds links to: the logs of tasks, its Engine API and
+// what its network is.
 func (n *Node) serveManagers() http.Handler {
-	logs := tasklog.Handler(n.engine)
+	rest := http.NewServeMux()
+	rest.Handle("/", tasklog.Handler(n.engine))
+	rest.HandleFunc("POST "+pathOwnNetwork, n.ownNetwork)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if path, ok := strings.CutPrefix(r.URL.Path, enginePrefix+"/"); ok {
 			n.serveEngine(w, r, "/"+path)
 			return
 		}
-		logs.ServeHTTP(w, r)
+		rest.ServeHTTP(w, r)
 	})
 }
 

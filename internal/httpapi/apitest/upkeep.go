@@ -102,3 +102,22 @@ func (f *Swarm) Health(context.Context) (*httpapi.SwarmHealth, error) {
 	}
 	return h, nil
 }
+
+// CheckNetworks finds the network shop as it should be, unless there is a service called [Torn].
+func (f *Swarm) CheckNetworks(_ context.Context, ref string) (*httpapi.NetworkCheck, error) {
+	if err := f.manager(); err != nil {
+		return nil, err
+	}
+	if ref != "" && ref != "shop" {
+		return nil, errdefs.ErrNotFound.WithMessage("network " + ref + " not found")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := httpapi.NetworkOnNode{ID: "shopid", Name: "shop", NodeID: "node1id", Hostname: "node1", Differences: []string{}}
+	out := &httpapi.NetworkCheck{Networks: []httpapi.NetworkOnNode{at}}
+	if _, ok := f.ByName[Torn]; ok {
+		out.Networks[0].Differences = []string{"way to 10.0.1.3"}
+		out.Silent = []httpapi.SilentNode{{NodeID: "node2id", Hostname: "node2", Why: "it has no connection to a manager"}}
+	}
+	return out, nil
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/ruleset"
 )
 
 // A connection that came through another node has a mark in its answers: MarkBase and the node's index. MarkMask tells
@@ -51,6 +52,9 @@ type State struct {
 	MTU int
 	// Published are the ports of the host that lead to containers, sorted.
 	Published []Published
+	// Tunnels are where those of the swarm's networks may come from, and TunnelPort is their UDP port.
+	Tunnels    []Tunnel
+	TunnelPort uint16
 	// Mesh is nil outside a swarm; then the ruleset gives containers a way out and no more.
 	Mesh *network.Ingress
 }
@@ -65,6 +69,12 @@ type Bridge struct {
 	Internal bool
 	// Masquerade says that what leaves the host gets the host's address.
 	Masquerade bool
+}
+
+// Tunnel is a node that is on a network of this host.
+type Tunnel struct {
+	VNI  uint32
+	From netip.Addr
 }
 
 // Published is a port of the host that leads to a container's.
@@ -94,10 +104,8 @@ type Table struct {
 	mu sync.Mutex
 	// have is what the kernel holds if nobody else wrote to our tables; nil if that is not known.
 	have *State
-	// gen is the kernel's generation of all rulesets for which have was true.
-	gen uint32
-	// print is the fingerprint of our tables at that time; nil if it was not taken.
-	print []byte
+	// seal is on our tables since have was true.
+	seal ruleset.Seal
 }
 
 // Open connects to the kernel and changes nothing.
@@ -178,41 +186,17 @@ func (t *Table) Check() (bool, error) {
 	if t.have == nil {
 		return false, nil
 	}
-	ok, err := t.intact()
+	var ok bool
+	err := t.cfg.In(func() (err error) {
+		if ok, err = t.seal.Intact(tables()); err != nil || !ok {
+			return err
+		}
+		return t.seal.Settle(tables())
+	})
 	if err != nil || !ok {
 		t.have = nil
-		return false, err
 	}
-	if t.print != nil {
-		return true, nil
-	}
-	print, err := t.fingerprint()
-	if err != nil {
-		return false, err
-	}
-	if gen, err := t.generation(); err != nil || gen != t.gen {
-		return true, err // somebody writes at this moment; the next Check looks again
-	}
-	t.print = print
-	return true, nil
-}
-
-// intact says whether our tables are known to be as we left them. Every change of any ruleset of the host raises the
-// generation; only when that happened by others' hands are our tables compared.
-func (t *Table) intact() (bool, error) {
-	gen, err := t.generation()
-	if err != nil || gen == t.gen {
-		return err == nil, err
-	}
-	if t.print == nil {
-		return false, nil
-	}
-	print, err := t.fingerprint()
-	if err != nil || string(print) != string(t.print) {
-		return false, err
-	}
-	t.gen = gen
-	return true, nil
+	return ok && err == nil, err
 }
 
 // Forget makes the next Apply write all of the ruleset: for whoever made an interface that rules refer to.
@@ -236,15 +220,10 @@ func (t *Table) replace(ctx context.Context, want State) error {
 	if err := t.nft(ctx, render(want)); err != nil {
 		return err
 	}
-	gen, err := t.generation()
-	if err != nil {
+	if err := t.cfg.In(func() error { return t.seal.PutAndRead(tables()) }); err != nil {
 		return err
 	}
-	print, err := t.fingerprint()
-	if err != nil {
-		return err
-	}
-	t.have, t.gen, t.print = &want, gen, print
+	t.have = &want
 	return nil
 }
 
@@ -253,21 +232,26 @@ var errForeign = errors.New("somebody else changed the ruleset")
 
 // update writes the difference in one transaction, to a ruleset that is known to be ours.
 func (t *Table) update(old, want State) error {
-	if ok, err := t.intact(); err != nil {
+	var ok bool
+	err := t.cfg.In(func() (err error) {
+		ok, err = t.seal.Intact(tables())
 		return err
-	} else if !ok {
+	})
+	if err == nil && ok {
+		if err = t.transact(old, want); err != nil {
+			return err
+		}
+		err = t.cfg.In(func() (err error) {
+			ok, err = t.seal.Step()
+			return err
+		})
+	}
+	switch {
+	case err != nil:
+		return err
+	case !ok:
 		return errForeign
 	}
-	if err := t.transact(old, want); err != nil {
-		return err
-	}
-	gen, err := t.generation()
-	if err != nil {
-		return err
-	}
-	if gen != t.gen+1 {
-		return errForeign
-	}
-	t.have, t.gen, t.print = &want, gen, nil
+	t.have = &want
 	return nil
 }

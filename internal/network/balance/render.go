@@ -29,6 +29,9 @@ table netdev shoal
 delete table netdev shoal
 `
 
+// vxlanPort is the UDP port of VXLAN (RFC 7348), for a ruleset that has no tunnels.
+const vxlanPort = 4789
+
 // hwAddr is a link address that can be compared.
 type hwAddr [6]byte
 
@@ -57,7 +60,15 @@ type elements struct {
 	// published and bound lead to containers, at all addresses of the host and at one.
 	published map[portKey]netip.AddrPort
 	bound     map[boundKey]netip.AddrPort
+	vnis      map[vni]struct{}
+	senders   map[Tunnel]struct{}
 }
+
+// vni is a VXLAN network identifier.
+type vni uint32
+
+// String prints the tunnel as an element.
+func (t Tunnel) String() string { return fmt.Sprintf("%s . %d", t.From, t.VNI) }
 
 // boundKey is a published port at one address; it prints as an element.
 type boundKey struct {
@@ -76,7 +87,10 @@ func elementsOf(s State) elements {
 	e := elements{
 		zones: map[hwAddr]uint16{}, marks: map[uint16]uint32{}, peers: map[uint32]hwAddr{}, nodes: map[netip.Addr]struct{}{},
 		open: map[portKey][]network.Backend{}, closed: map[portKey]struct{}{},
-		published: map[portKey]netip.AddrPort{}, bound: map[boundKey]netip.AddrPort{},
+		published: map[portKey]netip.AddrPort{}, bound: map[boundKey]netip.AddrPort{}, vnis: map[vni]struct{}{}, senders: map[Tunnel]struct{}{},
+	}
+	for _, t := range s.Tunnels {
+		e.vnis[vni(t.VNI)], e.senders[t] = struct{}{}, struct{}{}
 	}
 	for _, p := range s.Published {
 		k := portKey{p.Protocol, p.Port}
@@ -118,12 +132,12 @@ func sameRules(a, b State) bool {
 	if a.Mesh != nil && (a.Mesh.Subnet != b.Mesh.Subnet || a.Mesh.VNI != b.Mesh.VNI || a.Mesh.Port != b.Mesh.Port || a.MTU != b.MTU) {
 		return false
 	}
-	return a.Bridge == b.Bridge && a.Tunnel == b.Tunnel && slices.Equal(a.Bridges, b.Bridges)
+	return a.Bridge == b.Bridge && a.Tunnel == b.Tunnel && a.TunnelPort == b.TunnelPort && slices.Equal(a.Bridges, b.Bridges)
 }
 
 // sameElements says whether the two have equal elements.
 func sameElements(a, b State) bool {
-	if !slices.Equal(a.Published, b.Published) {
+	if !slices.Equal(a.Published, b.Published) || !slices.Equal(a.Tunnels, b.Tunnels) {
 		return false
 	}
 	if a.Mesh == nil || b.Mesh == nil {
@@ -137,7 +151,7 @@ func sameElements(a, b State) bool {
 // render is the whole ruleset as text for the nft program, in place of whatever is in our tables.
 func render(s State) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "define BRIDGE = %q\ndefine TUNNEL = %q\n", s.Bridge, s.Tunnel)
+	fmt.Fprintf(&b, "define BRIDGE = %q\ndefine TUNNEL = %q\ndefine VXLAN = %d\n", s.Bridge, s.Tunnel, cmp.Or(s.TunnelPort, vxlanPort))
 	if m := s.Mesh; m != nil {
 		fmt.Fprintf(&b, "define MESH = %s\ndefine VNI = %d\ndefine PORT = %d\ndefine MSS = %d\ndefine ANYCAST = %s\n",
 			m.Subnet.Masked(), m.VNI, m.Port, s.MTU-tcpOverhead, hwAddr(anycast))
@@ -147,6 +161,9 @@ func render(s State) string {
 	writeBridges(&b, s.Bridges)
 	e := elementsOf(s)
 	writePublished(&b, e)
+	none := func(struct{}) string { return "" }
+	writeElements(&b, "ip shoal vnis", e.vnis, none)
+	writeElements(&b, "ip shoal senders", e.senders, none)
 	if s.Mesh == nil {
 		return b.String()
 	}
@@ -159,7 +176,6 @@ func render(s State) string {
 	writeElements(&b, "ip shoal zones", e.zones, func(z uint16) string { return fmt.Sprintf(" : %d", z) })
 	writeElements(&b, "ip shoal marks", e.marks, func(m uint32) string { return fmt.Sprintf(" : %#x", m) })
 	writeElements(&b, "netdev shoal peers", e.peers, func(a hwAddr) string { return " : " + a.String() })
-	none := func(struct{}) string { return "" }
 	writeElements(&b, "ip shoal nodes", e.nodes, none)
 	writeElements(&b, "ip shoal closed", e.closed, none)
 	targets := make(map[portKey]portKey, len(e.open))

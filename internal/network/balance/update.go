@@ -32,6 +32,11 @@ func (t *Table) transact(old, want State) error {
 	}
 	changeSet(w, w.set(w.ip, "published", true), a.published, b.published, portBytes, targetBytes)
 	changeSet(w, w.set(w.ip, "bound", true), a.bound, b.bound, func(k boundKey) []byte { return append(k.ip.AsSlice(), portBytes(k.portKey)...) }, targetBytes)
+	none := func(struct{}) []byte { return nil }
+	changeSet(w, w.set(w.ip, "vnis", false), a.vnis, b.vnis, func(k vni) []byte { return vniBytes(uint32(k)) }, none)
+	changeSet(w, w.set(w.ip, "senders", false), a.senders, b.senders, func(k Tunnel) []byte {
+		return append(append(k.From.AsSlice(), vniBytes(k.VNI)...), 0) // filled up to a whole register
+	}, none)
 	if old.Mesh == nil { // then there are no other sets
 		return t.flush(w)
 	}
@@ -41,7 +46,6 @@ func (t *Table) transact(old, want State) error {
 	changeSet(w, zones, a.zones, b.zones, func(k hwAddr) []byte { return k[:] }, native16)
 	changeSet(w, marks, a.marks, b.marks, native16, native32)
 	changeSet(w, peers, a.peers, b.peers, native32, func(v hwAddr) []byte { return v[:] })
-	none := func(struct{}) []byte { return nil }
 	changeSet(w, w.set(w.ip, "nodes", false), a.nodes, b.nodes, func(k netip.Addr) []byte { return k.AsSlice() }, none)
 	changeSet(w, w.set(w.ip, "closed", false), a.closed, b.closed, portBytes, none)
 	w.ports(a.open, b.open)
@@ -186,6 +190,9 @@ func concatPort(port uint16) []byte {
 	binary.BigEndian.PutUint16(b, port)
 	return b
 }
+
+// vniBytes is a network identifier as it is in a packet.
+func vniBytes(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v)[1:] }
 
 func native16(v uint16) []byte { return binaryutil.NativeEndian.PutUint16(v) }
 func native32(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }

@@ -117,13 +117,17 @@ func (k *Kernel) ensureBridge(n local.Network) error {
 	if err != nil {
 		return err
 	}
-	if err := k.ensureAddr(l, netip.PrefixFrom(n.Gateway(), n.Subnet().Bits())); err != nil {
+	addr := netip.PrefixFrom(n.Gateway(), n.Subnet().Bits())
+	if err := k.ensureAddr(l, addr); err != nil {
 		return err
 	}
 	if err := k.ensureSettings(l.Attrs().Name); err != nil {
 		return err
 	}
-	return k.ensureUp(l)
+	if err := k.ensureUp(l); err != nil {
+		return err
+	}
+	return k.ensureConnected(l, addr)
 }
 
 // bridgeMTU is what the network asks for; containers' interfaces may have less.
@@ -226,6 +230,19 @@ func (k *Kernel) ensureUp(l netlink.Link) error {
 	}
 	k.note("state of %s", l.Attrs().Name)
 	return k.nl.LinkSetUp(l)
+}
+
+// ensureConnected sees that the host has the route to a bridge's subnet.
+func (k *Kernel) ensureConnected(l netlink.Link, addr netip.Prefix) error {
+	have, err := k.nl.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(addr.Masked())}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
+	}
+	if len(have) > 0 {
+		return nil
+	}
+	k.note("route %s", addr.Masked())
+	return connected(k.nl, l, addr)
 }
 
 func (k *Kernel) removeLink(name string) error {

@@ -23,6 +23,7 @@ import (
 	"shoal.dev/shoal/internal/network/dns"
 	"shoal.dev/shoal/internal/network/local"
 	"shoal.dev/shoal/internal/network/ports"
+	"shoal.dev/shoal/internal/network/ruleset"
 )
 
 // validID is what a container may be called: its files are named after it.
@@ -44,9 +45,12 @@ type box struct {
 	left       []string // the host's ends of interfaces that are to go
 	leftInside []string // and the container's ends, of interfaces whose other end is in a network's own namespace
 
-	vips    []network.VIP // that its namespace has
-	virtual bool          // vips is known
-	session *dns.Session  // nil if it gets no answers for names
+	vips       []network.VIP // that its namespace has
+	virtual    bool          // vips is known
+	session    *dns.Session  // nil if it gets no answers for names
+	servers    [2]uint16     // the ports of its name server, UDP and TCP
+	redirected bool          // questions lead to these
+	seal       ruleset.Seal  // on our tables in its namespace
 }
 
 // endpoint is a container's place on a network. boxes.mu guards what changes of it.

@@ -84,10 +84,12 @@ func dialIn(ctx context.Context, s *space, network, addr string) (c net.Conn, er
 
 // serve answers the container's questions for names, if it is on a network with names. x is locked.
 func (b *boxes) serve(x *box) error {
-	if !x.named() || x.session != nil {
-		if x.session != nil {
-			x.session.Set(b.asker(x))
+	if x.session != nil {
+		x.session.Set(b.asker(x))
+		if x.redirected {
+			return nil
 		}
+	} else if !x.named() {
 		return nil
 	}
 	inside, err := openSpace(b.netnsOf(x))
@@ -95,10 +97,24 @@ func (b *boxes) serve(x *box) error {
 		return err
 	}
 	defer inside.close()
+	if x.session == nil {
+		if err := b.listen(x, inside); err != nil {
+			return fmt.Errorf("name server: %w", err)
+		}
+	}
+	if err := x.write(inside, func() error { return redirect(int(inside.ns), x.servers[0], x.servers[1]) }); err != nil {
+		return fmt.Errorf("name server: %w", err)
+	}
+	x.redirected = true
+	return nil
+}
+
+// listen begins to answer the container's questions, which nothing leads there yet. x is locked.
+func (b *boxes) listen(x *box, inside *space) error {
 	var udp net.PacketConn
 	var tcp net.Listener
 	// Ports of the kernel's choice: the container may have a server of its own on 53.
-	err = inside.in(func() (err error) {
+	err := inside.in(func() (err error) {
 		if udp, err = net.ListenPacket("udp4", dns.Addr+":0"); err != nil {
 			return err
 		}
@@ -108,12 +124,9 @@ func (b *boxes) serve(x *box) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("name server: %w", err)
+		return err
 	}
-	if err := redirect(int(inside.ns), portOf(udp.LocalAddr()), portOf(tcp.Addr())); err != nil {
-		_, _ = udp.Close(), tcp.Close()
-		return fmt.Errorf("name server: %w", err)
-	}
+	x.servers, x.redirected = [2]uint16{portOf(udp.LocalAddr()), portOf(tcp.Addr())}, false
 	x.session = b.names.Serve(b.asker(x), udp, tcp)
 	return nil
 }

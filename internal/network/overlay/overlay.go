@@ -66,7 +66,8 @@ type Kernel struct {
 	want   *network.Desired
 	have   *mesh // what was last applied; nil if that is not known
 	bad    error // what of want cannot be done
-	did    []string
+	did    []network.Finding
+	at     string // the ID of the network that is worked on; "" for what the host has beside these
 }
 
 // Open connects to the kernel and makes the bridge and what containers need to reach the outside. A routing mesh that
@@ -144,6 +145,10 @@ func (k *Kernel) Apply(ctx context.Context, d network.Desired) error {
 	case k.have == nil:
 		return k.reconcile(ctx)
 	case was != nil && was.Self == d.Self && was.Ingress.Equal(d.Ingress):
+		if err := k.table.Apply(ctx, k.rules(k.have.ingress, k.have.links.mtu)); err != nil {
+			k.have = nil
+			return err
+		}
 		return errors.Join(k.bad, k.applyOverlays(ctx, false))
 	}
 	want, bad := meshOf(d)
@@ -160,6 +165,14 @@ func (k *Kernel) Repair(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.reconcile(ctx)
+}
+
+// Check is Repair that says what it found. What was found is right afterwards.
+func (k *Kernel) Check(ctx context.Context) ([]network.Finding, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err := k.reconcile(ctx)
+	return k.did, err
 }
 
 // Run repairs the kernel every [Config].CheckEvery until ctx ends, which is its only error.
@@ -266,9 +279,17 @@ func (k *Kernel) reconcile(ctx context.Context) error {
 	return errors.Join(bad, k.applyOverlays(ctx, true))
 }
 
+// on has notes say that they are of a network until done is called.
+func (k *Kernel) on(id string) (done func()) {
+	before := k.at
+	k.at = id
+	return func() { k.at = before }
+}
+
 // apply goes from have to want: first what traffic needs to arrive, then the rules that send it, then what no rule
 // needs any more. k.mu is held.
 func (k *Kernel) apply(ctx context.Context, want, have *mesh) error {
+	defer k.on(network.MeshNetwork)()
 	if want.ingress == nil {
 		if err := k.table.Apply(ctx, k.rules(nil, 0)); err != nil {
 			return err
@@ -307,10 +328,22 @@ func (k *Kernel) apply(ctx context.Context, want, have *mesh) error {
 }
 
 func (k *Kernel) rules(m *network.Ingress, mtu int) balance.State {
-	return balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Bridges: k.boxes.bridges(), MTU: mtu, Mesh: m, Published: k.boxes.published()}
+	s := balance.State{Bridge: k.cfg.BridgeName, Tunnel: k.cfg.TunnelName, Bridges: k.boxes.bridges(), MTU: mtu, Mesh: m, Published: k.boxes.published()}
+	if k.want == nil {
+		return s
+	}
+	for _, o := range k.want.Overlays {
+		s.TunnelPort = o.Port // one for the whole swarm
+		for _, p := range o.Peers {
+			if p.Underlay.Is4() {
+				s.Tunnels = append(s.Tunnels, balance.Tunnel{VNI: o.VNI, From: p.Underlay})
+			}
+		}
+	}
+	return s
 }
 
 // note remembers what was changed, for Run's log.
 func (k *Kernel) note(format string, args ...any) {
-	k.did = append(k.did, fmt.Sprintf(format, args...))
+	k.did = append(k.did, network.Finding{Network: k.at, What: fmt.Sprintf(format, args...)})
 }

@@ -42,6 +42,7 @@ func (k *Kernel) applyOverlays(ctx context.Context, check bool) error {
 }
 
 func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
+	defer k.on(o.ID)()
 	g := k.segments.get(o.ID)
 	if g != nil && !check {
 		if was, _ := g.overlay(); was != nil && was.Equal(o) {
@@ -92,6 +93,11 @@ func (k *Kernel) applyOverlay(o *network.Overlay, check bool) error {
 	k.boxes.renewNow()
 	if err := k.boxes.revise(o.ID, k.note); err != nil {
 		return err
+	}
+	if check {
+		if err := g.checkGuards(k.note); err != nil {
+			return err
+		}
 	}
 	if err := g.drop(at, have, want, k.note); err != nil {
 		return err
@@ -223,7 +229,7 @@ func (b *boxes) isPlugged(p *endpoint) bool {
 		return false
 	}
 	out, err := g.nl.LinkByName(p.Outside)
-	return err == nil && out.Attrs().MasterIndex == bridge.Attrs().Index
+	return err == nil && out.Attrs().MasterIndex == bridge.Attrs().Index && out.Attrs().Flags&net.FlagUp != 0
 }
 
 // plugOverlay makes whatever is missing of an endpoint on a network of the swarm. x is locked.
@@ -271,6 +277,9 @@ func (b *boxes) plugOverlay(x *box, p *endpoint, ns netns.NsHandle, in *netlink.
 			return err
 		}
 	}
+	if err := g.guard(p); err != nil {
+		return err
+	}
 	if err := g.nl.LinkSetUp(out); err != nil {
 		return err
 	}
@@ -299,12 +308,12 @@ func (b *boxes) setVirtual(x *box) error {
 	if x.virtual && slices.EqualFunc(x.vips, vips, func(a, b network.VIP) bool { return a.Addr == b.Addr && slices.Equal(a.Backends, b.Backends) }) {
 		return nil
 	}
-	ns, err := netns.GetFromPath(b.netnsOf(x))
+	inside, err := openSpace(b.netnsOf(x))
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	if err := virtual.Apply(ns, vips); err != nil {
+	defer inside.close()
+	if err := x.write(inside, func() error { return virtual.Apply(inside.ns, vips) }); err != nil {
 		return fmt.Errorf("virtual addresses of container %s: %w", x.ID, err)
 	}
 	x.vips, x.virtual = vips, true

@@ -21,13 +21,17 @@ func (b *boxes) plug(x *box) error {
 		if err := makeSpace(path, setUpInside); err != nil {
 			return err
 		}
-		x.virtual = false
+		x.seal.Break()
 	}
-	ns, err := netns.GetFromPath(path)
+	inside, err := openSpace(path)
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
+	defer inside.close()
+	ns := inside.ns
+	if err := x.renewRules(inside); err != nil {
+		return err
+	}
 	in, err := netlink.NewHandleAt(ns, netlinkFamilies[0])
 	if err != nil {
 		return err
@@ -221,7 +225,10 @@ func (b *boxes) plugInside(x *box, p *endpoint, in *netlink.Handle, eth netlink.
 			return fmt.Errorf("address %s: %w", ip, err)
 		}
 	}
-	return in.LinkSetUp(eth)
+	if err := in.LinkSetUp(eth); err != nil {
+		return err
+	}
+	return connected(in, eth, prefixOf(p.cidr()))
 }
 
 // route gives the container its default route.
@@ -292,7 +299,7 @@ func (b *boxes) unplug(x *box) error {
 // outside is what the host's side of the kernel has of containers.
 type outside struct {
 	index      map[string]int // by the name of the interface
-	master     map[string]int // likewise
+	master     map[string]int // likewise; 0 of one that is down
 	neighbours map[netip.Addr]string
 }
 
@@ -304,7 +311,10 @@ func (b *boxes) repair(ctx context.Context, note func(string, ...any)) error {
 	}
 	o := outside{index: make(map[string]int, len(list)), master: make(map[string]int, len(list)), neighbours: map[netip.Addr]string{}}
 	for _, l := range list {
-		o.index[l.Attrs().Name], o.master[l.Attrs().Name] = l.Attrs().Index, l.Attrs().MasterIndex
+		o.index[l.Attrs().Name] = l.Attrs().Index
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			o.master[l.Attrs().Name] = l.Attrs().MasterIndex
+		}
 	}
 	known, err := b.nl.NeighList(o.index[b.cfg.BridgeName], netlink.FAMILY_V4)
 	if err != nil {
@@ -344,11 +354,14 @@ func (b *boxes) repairOne(x *box, o outside, note func(string, ...any)) error {
 	if home := x.home(); x.Ingress.IsValid() && home != nil {
 		plugged = plugged && o.neighbours[x.Ingress] == home.MAC.String()
 	}
-	if !current || plugged || !isSpace(b.netnsOf(x)) {
+	if !current || !isSpace(b.netnsOf(x)) {
 		return nil
 	}
-	note("network of container %s", x.ID)
-	return b.plug(x)
+	if !plugged {
+		note("network of container %s", x.ID)
+		return b.plug(x)
+	}
+	return b.repairInside(x, note)
 }
 
 // clear drops every container's network, interfaces included, and refuses new ones.

@@ -16,6 +16,7 @@ import (
 
 	"shoal.dev/shoal/internal/network"
 	"shoal.dev/shoal/internal/network/dns"
+	"shoal.dev/shoal/internal/network/ruleset"
 )
 
 // The names of a segment's interfaces, in its namespace.
@@ -39,6 +40,10 @@ type segment struct {
 	o    *network.Overlay
 	mtu  int
 	have map[netip.Addr]netip.Addr // by address of a task elsewhere: where tunnels to its node go; nil if not known
+
+	guardMu sync.Mutex        // guards what follows, and is held while the rules are written
+	senders map[string]sender // by the name of the interface here: who is behind it
+	seal    ruleset.Seal      // on our table here
 }
 
 // segments are those of this host, by the network's ID.
@@ -152,6 +157,7 @@ func (k *Kernel) devices(g *segment, o *network.Overlay, underlay netip.Addr) (m
 		return 0, false, fmt.Errorf("bridge: %w", err)
 	}
 	if bridge.Attrs().Flags&net.FlagUp == 0 {
+		k.note("state of the bridge of network %s", o.Name)
 		if err := g.nl.LinkSetUp(bridge); err != nil {
 			return 0, false, err
 		}
@@ -277,8 +283,8 @@ func (g *segment) dump(tunnel int) (map[netip.Addr]netip.Addr, error) {
 		return nil, fmt.Errorf("list forwarding entries: %w", err)
 	}
 	for _, f := range forwards {
-		if len(f.HardwareAddr) != 6 || f.LinkIndex != tunnel {
-			continue
+		if len(f.HardwareAddr) != 6 || f.LinkIndex != tunnel || f.Flags&netlink.NTF_MASTER != 0 && f.State&netlink.NUD_PERMANENT != 0 {
+			continue // the last is the device's own, which is drawn and may look like one of ours
 		}
 		a := netip.AddrFrom4([4]byte(f.HardwareAddr[2:])) // see network.MAC
 		if f.HardwareAddr.String() != network.MAC(a).String() {

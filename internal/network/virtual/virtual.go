@@ -21,10 +21,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"shoal.dev/shoal/internal/network"
+	"shoal.dev/shoal/internal/network/ruleset"
 )
 
 // tableName is the table of a container's namespace.
 const tableName = "shoal_vip"
+
+// Table is what a namespace has of ours, to look whether it is still there.
+func Table() ruleset.Table {
+	return ruleset.Table{Family: byte(nftables.TableFamilyIPv4), Name: tableName}
+}
 
 // Offsets of the IPv4 header (RFC 791).
 const (
