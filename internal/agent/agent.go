@@ -69,6 +69,9 @@ type Config struct {
 	// DiskFull is how many percent of the disk were used when the node was found too full for new tasks; 0: it is not. It is
 	// asked every few seconds. It may be nil.
 	DiskFull func() int
+	// Listens says whether somebody in the network of a process takes connections from others. It may be nil: nobody waits
+	// for that then.
+	Listens func(pid int) (bool, error)
 	// Connect reaches some manager, if possible another one than last time. The session ends by its Close; ctx bounds
 	// only the connecting.
 	Connect func(ctx context.Context) (Session, error)

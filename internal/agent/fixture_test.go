@@ -34,6 +34,8 @@ type bench struct {
 	use   agent.Engine // instead of eng, if not nil
 	full  atomic.Int64 // what the agent finds its disk to be full with
 
+	listens func(pid int) (bool, error) // what the agent finds of containers' sockets; nil: it does not look
+
 	mu      sync.Mutex
 	handler http.Handler                              // what the agent connects to
 	wrap    func(http.RoundTripper) http.RoundTripper // of each new connection
@@ -97,7 +99,7 @@ func (b *bench) agent() (stop func()) {
 	a := agent.New(agent.Config{
 		NodeID: "n1", Addr: "198.18.0.1", Engine: eng, Network: b.net, StateDir: b.dir, Connect: b.connect, Parallel: 4,
 		Describe: func(context.Context) swarm.NodeDescription { return swarm.NodeDescription{Hostname: "host1"} },
-		DiskFull: func() int { return int(b.full.Load()) },
+		DiskFull: func() int { return int(b.full.Load()) }, Listens: b.listens,
 	})
 	return run(b.t, a.Run)
 }

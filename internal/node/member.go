@@ -144,7 +144,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
 		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
-		DiskFull: room.diskFull,
+		DiskFull: room.diskFull, Listens: n.machine.Listens,
 	})
 	group.Go(func() error { return a.Run(ctx) })
 	group.Go(func() error { return m.renewals(ctx, n) })

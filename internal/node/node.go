@@ -125,7 +125,7 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the engine: %w", err)
 	}
-	n.wire(Machine{Engine: eng, Kernel: kernel})
+	n.wire(Machine{Engine: eng, Kernel: kernel, Listens: overlay.Listens})
 	return nil
 }
 
