@@ -38,7 +38,6 @@ var layers = []struct {
 	{"internal/tasklog", []string{"internal/cluster", "internal/control", "internal/engine", "internal/link"}},
 	// A dry run is the API over a copy of the records.
 	{"internal/dryrun", []string{"internal/cluster", "internal/control", "internal/httpapi", "internal/network/local", "internal/store"}},
-	{"internal/compose", []string{"internal/cluster"}},
 	// The contracts of the engine and the network know no implementation; an implementation knows its contract.
 	{"internal/engine", nil},
 	{"internal/engine/*", []string{"internal/engine", "internal/engine/*"}},
@@ -106,14 +105,14 @@ var foreign = []struct {
 	{"github.com/vishvananda/netlink", []string{"internal/network/*"}},
 	{"github.com/miekg/dns", []string{"internal/network/dns"}},
 	{"github.com/robfig/cron/v3", []string{"internal/cron"}},
-	{"github.com/docker/cli", []string{"cmd/shoal", "cmd/shoal/*", "internal/compose"}},
+	{"github.com/docker/cli", []string{"cmd/shoal", "cmd/shoal/*"}},
 	{"github.com/anishathalye/porcupine", []string{"internal/sim/swarm"}},
 	{"github.com/google/go-containerregistry", []string{"lab", "lab/*", "bench"}},
 }
 
 // pure lists the packages whose answers depend on their arguments alone: they read no clock and no randomness, and
 // touch neither files nor the network.
-var pure = []string{"internal/network", "internal/network/local", "internal/reconcile/*", "internal/compose", "internal/template", "internal/cron"}
+var pure = []string{"internal/network", "internal/network/local", "internal/reconcile/*", "internal/template", "internal/cron"}
 
 var (
 	impureImports = []string{"crypto/rand", "math/rand", "math/rand/v2", "net/http", "os", "os/exec", "syscall"}
