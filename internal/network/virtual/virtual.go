@@ -38,7 +38,7 @@ const regFirst = 1
 // Apply makes the namespace's virtual addresses those of vips, in one transaction, and has the datagrams of gone backends
 // move. Without any there is no table.
 func Apply(ns netns.NsHandle, vips []network.VIP) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)))
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)), nftables.WithSockOptions(roomy))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}

@@ -309,6 +309,19 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
+// TestManyServices has as many services as a large stack on one network.
+func TestManyServices(t *testing.T) {
+	w := newWorld(t)
+	var vips []network.VIP
+	for i := range 1000 {
+		vips = append(vips, network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, byte(i / 250), byte(i%250 + 1)}), Backends: tasks})
+	}
+	w.apply(append(vips, network.VIP{Addr: vip, Backends: tasks})...)
+	if got := w.who("tcp", vip, 3); len(got) == 0 {
+		t.Error("the last service does not answer")
+	}
+}
+
 // BenchmarkApply replaces a namespace's 20 services of 10 tasks.
 func BenchmarkApply(b *testing.B) {
 	made := make(chan netns.NsHandle)
