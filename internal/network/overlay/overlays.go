@@ -304,7 +304,11 @@ func (b *boxes) setVirtual(x *box) error {
 		return err
 	}
 	defer ns.Close()
-	if err := virtual.Apply(ns, vips); err != nil {
+	write := func() error { return virtual.Apply(ns, vips) }
+	if x.virtual {
+		write = func() error { return virtual.Change(ns, x.vips, vips) }
+	}
+	if err := write(); err != nil {
 		return fmt.Errorf("virtual addresses of container %s: %w", x.ID, err)
 	}
 	x.vips, x.virtual = vips, true

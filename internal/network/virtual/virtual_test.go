@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -322,8 +323,91 @@ func TestManyServices(t *testing.T) {
 	}
 }
 
-// BenchmarkApply replaces a namespace's 20 services of 10 tasks.
+// TestChange writes what differs, and compares with what is written from nothing.
+func TestChange(t *testing.T) {
+	w, fresh := newWorld(t), newWorld(t)
+	third := netip.MustParseAddr("10.1.0.4")
+	var old []network.VIP
+	for i, vips := range [][]network.VIP{
+		{{Addr: vip, Backends: tasks[:1]}},
+		{{Addr: vip, Backends: tasks}},
+		{{Addr: vip, Backends: tasks}, {Addr: other}},
+		{{Addr: third, Backends: tasks[1:]}, {Addr: vip}, {Addr: other, Backends: tasks}},
+		{{Addr: third, Backends: tasks[1:]}, {Addr: vip, Backends: tasks[:1]}, {Addr: other, Backends: tasks}},
+		{{Addr: vip, Backends: tasks[:1]}, {Addr: other}},
+		{{Addr: vip, Backends: tasks[:1]}, {Addr: other}},
+		nil,
+		{{Addr: vip, Backends: tasks}},
+	} {
+		if err := virtual.Change(w.ns, old, vips); err != nil {
+			t.Fatal(err)
+		}
+		fresh.apply(vips...)
+		if got, want := w.ruleset(), fresh.ruleset(); !slices.Equal(got, want) {
+			t.Fatalf("step %d: %q, want %q", i, got, want)
+		}
+		for _, v := range vips {
+			if len(v.Backends) > 0 {
+				for who := range w.who("tcp4", v.Addr, 5) {
+					if !slices.Contains(v.Backends, netip.MustParseAddr(who)) {
+						t.Errorf("step %d: %s answers for %s", i, who, v.Addr)
+					}
+				}
+			} else if c, err := w.dial("tcp4", v.Addr); err == nil {
+				c.Close()
+				t.Errorf("step %d: somebody answers for %s", i, v.Addr)
+			}
+		}
+		old = vips
+	}
+	// Others have taken the table away.
+	w.apply()
+	if err := virtual.Change(w.ns, old, []network.VIP{{Addr: vip, Backends: tasks[:1]}}); err != nil {
+		t.Fatal(err)
+	}
+	w.who("tcp4", vip, 3)
+}
+
+// ruleset is all rules, in an order that does not depend on when each was made.
+func (w *world) ruleset() []string {
+	w.t.Helper()
+	var out []byte
+	if err := w.in(func() (err error) { out, err = exec.Command("nft", "list", "ruleset").Output(); return err }); err != nil {
+		w.t.Fatal(err)
+	}
+	lines := strings.Split(string(out), "\n")
+	slices.Sort(lines)
+	return lines
+}
+
+// BenchmarkApply replaces a namespace's 50 services of 10 tasks.
 func BenchmarkApply(b *testing.B) {
+	ns, vips := many(b)
+	for b.Loop() {
+		if err := virtual.Apply(ns, vips); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkChange has one task of one of them come and go.
+func BenchmarkChange(b *testing.B) {
+	ns, vips := many(b)
+	if err := virtual.Apply(ns, vips); err != nil {
+		b.Fatal(err)
+	}
+	less := slices.Clone(vips)
+	less[20].Backends = less[20].Backends[1:]
+	for b.Loop() {
+		if err := virtual.Change(ns, vips, less); err != nil {
+			b.Fatal(err)
+		}
+		vips, less = less, vips
+	}
+}
+
+// many are 50 services of 10 tasks, for a new namespace.
+func many(b *testing.B) (netns.NsHandle, []network.VIP) {
 	made := make(chan netns.NsHandle)
 	go func() {
 		runtime.LockOSThread()
@@ -334,18 +418,14 @@ func BenchmarkApply(b *testing.B) {
 		made <- ns
 	}()
 	ns := <-made
-	defer ns.Close()
+	b.Cleanup(func() { ns.Close() })
 	var vips []network.VIP
-	for i := range 20 {
+	for i := range 50 {
 		v := network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 2)})}
 		for k := range 10 {
 			v.Backends = append(v.Backends, netip.AddrFrom4([4]byte{10, 2, byte(i + 1), byte(k + 1)}))
 		}
 		vips = append(vips, v)
 	}
-	for b.Loop() {
-		if err := virtual.Apply(ns, vips); err != nil {
-			b.Fatal(err)
-		}
-	}
+	return ns, vips
 }
