@@ -65,11 +65,12 @@ func run(ctx context.Context) (err error) {
 		}()
 	}
 	r := &bench.Report{Command: "bench " + strings.Join(os.Args[1:], " "), When: time.Now(), Machine: bench.ThisMachine()}
-	if err := bench.Run(ctx, l, o, r); err != nil {
-		return err
-	}
+	interrupted := bench.Run(ctx, l, o, r)
 	if err := r.Print(os.Stdout); err != nil {
 		return err
+	}
+	if interrupted != nil { // what there is has been shown, and is not kept
+		return interrupted
 	}
 	file, err := r.Save(*results)
 	if err != nil {
