@@ -100,7 +100,7 @@ func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	ready(n.tried.Wrap(n.forward(n.api)))
+	ready(n.tried.Wrap(n.anywhere(n.forward(n.api))))
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
