@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -64,6 +65,7 @@ func TestALeaderThatIsLongBehindMissesNobody(t *testing.T) {
 		}
 		w.downFor(time.Second, false, w.hosts[:3]...)
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		for _, h := range w.hosts[:3] {
 			h.entryLag.Store(0)
 		}
