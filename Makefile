@@ -25,7 +25,7 @@ PREFIX  ?= /usr/local
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test soak chaos bench install clean
+.PHONY: help prereqs build images clients lab lab-kill lab-start lab-cut lab-heal lab-status shell down quickstart check test soak chaos updates bench install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -116,10 +116,13 @@ SEED ?=
 chaos: prereqs build images ## trouble for a swarm under load: make chaos DURATION=1h, again with SEED=number
 	SHOAL_REQUIRE_LAB=1 SHOAL_CHAOS=$(DURATION) SHOAL_CHAOS_SEED=$(SEED) go test ./lab -run 'TestChaos$$' -count=1 -timeout 0
 
+updates: prereqs build images ## fifty rolling updates under load, of which no request may fail
+	SHOAL_REQUIRE_LAB=1 SHOAL_UPDATES=50 go test ./lab -run 'TestUpdatesLoseNothing$$' -count=1 -v -timeout 20m
+
 soak: ## more seeds of the simulated swarm than the tests run: make soak DURATION=1h FIRST=1000
 	go test ./internal/sim/swarm -run 'TestSwarm$$' -timeout 0 -swarm.soak=$(DURATION) -swarm.first=$(FIRST)
 
-bench: prereqs build images ## the figures of bench/README.md, on the lab
+bench: prereqs build images clients ## the figures of bench/README.md, on the lab
 	go run ./bench/cmd/bench
 
 install: ## binaries, systemd unit and a first configuration onto this machine

@@ -122,18 +122,27 @@ func (r *rig) create(ctx context.Context, n int, name string, replicas uint64) (
 }
 
 func create(ctx context.Context, c *client.Client, name string, replicas uint64) (string, error) {
-	res, err := c.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: swarm.ServiceSpec{
+	res, err := c.ServiceCreate(ctx, client.ServiceCreateOptions{Spec: replicated(name, replicas)})
+	return res.ID, err
+}
+
+func replicated(name string, replicas uint64) swarm.ServiceSpec {
+	return swarm.ServiceSpec{
 		Annotations:  swarm.Annotations{Name: name},
 		TaskTemplate: swarm.TaskSpec{ContainerSpec: &swarm.ContainerSpec{Image: helloImage}},
 		Mode:         swarm.ServiceMode{Replicated: &swarm.ReplicatedService{Replicas: &replicas}},
-	}})
-	return res.ID, err
+	}
 }
 
 // running waits until count tasks of a service run on nodes that are not lost.
 func (r *rig) running(ctx context.Context, at int, service string, count int, lost map[string]bool) error {
+	return r.runningOf(ctx, at, client.Filters{}.Add("service", service), count, lost)
+}
+
+// runningOf is running for the tasks that a filter lets through.
+func (r *rig) runningOf(ctx context.Context, at int, f client.Filters, count int, lost map[string]bool) error {
 	return poll(ctx, pace(count), func() error {
-		res, err := r.clients[at-1].TaskList(ctx, client.TaskListOptions{Filters: client.Filters{}.Add("service", service)})
+		res, err := r.clients[at-1].TaskList(ctx, client.TaskListOptions{Filters: f})
 		if err != nil {
 			return err
 		}
@@ -155,10 +164,14 @@ func (r *rig) remove(ctx context.Context, service string) error {
 	if _, err := r.clients[0].ServiceRemove(ctx, service, client.ServiceRemoveOptions{}); err != nil {
 		return err
 	}
+	return r.emptied(ctx, "com.docker.swarm.service.id="+service)
+}
+
+// emptied waits until no host has a container with the label.
+func (r *rig) emptied(ctx context.Context, label string) error {
 	for i, c := range r.clients {
 		err := poll(ctx, 20*time.Millisecond, func() error {
-			res, err := c.ContainerList(ctx, client.ContainerListOptions{All: true,
-				Filters: client.Filters{}.Add("label", "com.docker.swarm.service.id="+service)})
+			res, err := c.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: client.Filters{}.Add("label", label)})
 			if err == nil && len(res.Items) > 0 {
 				err = fmt.Errorf("%d containers are left on node%d", len(res.Items), i+1)
 			}

@@ -2,62 +2,13 @@ package lab_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"shoal.dev/shoal/lab"
 )
-
-// refusals is how often in a row a connection may be refused before it counts. A task counts as running when it was
-// started, and until there are health checks nobody knows that it does not listen yet: a client that is sent there in
-// those milliseconds is refused, as with Docker, and comes to another task when it tries again. Anything else, such as
-// a connection that is lost, counts at once.
-const refusals = 20
-
-// load asks the published port from outside, through all hosts in turn and each time over a new connection, until the
-// returned function is called, which says how often it was answered and what went wrong first.
-func (w *world) load(nodes int) (stop func() (answers int64, err error)) {
-	ctx, cancel := context.WithCancel(w.t.Context())
-	var asked atomic.Int64
-	failed := make(chan error, 1)
-	go func() {
-		defer close(failed)
-		for ctx.Err() == nil {
-			n := int(asked.Add(1))%nodes + 1
-			_, err := w.ask(lab.ClientNamespace, fmt.Sprintf("http://%s:8080", w.Host(n).Addr))
-			for try := 0; errors.Is(err, syscall.ECONNREFUSED) && try < refusals; try++ {
-				_, err = w.ask(lab.ClientNamespace, fmt.Sprintf("http://%s:8080", w.Host(n).Addr))
-			}
-			if err != nil {
-				failed <- fmt.Errorf("through node%d: %w", n, err)
-				return
-			}
-		}
-	}()
-	return func() (int64, error) {
-		cancel()
-		return asked.Load(), <-failed
-	}
-}
-
-// undisturbed does something under load; no request may fail meanwhile.
-func (w *world) undisturbed(what string, do func()) {
-	w.t.Helper()
-	stop := w.load(3)
-	do()
-	answers, err := stop()
-	if err != nil {
-		w.t.Errorf("%s: after %d answers: %v", what, answers, err)
-	}
-	if answers < 20 {
-		w.t.Errorf("%s: only %d requests were made", what, answers)
-	}
-}
 
 // version waits until all tasks of the service answer with the version.
 func (w *world) version(version string, tasks int) {

@@ -29,33 +29,39 @@ func TestDryRun(t *testing.T) {
 	cmds := transcript.Commands()
 	cmds["until"] = until
 	testscript.Run(t, testscript.Params{Dir: "testdata/dryrun", Cmds: cmds, Setup: func(e *testscript.Env) error {
-		ctl, stop, err := toySwarm()
-		if err != nil {
-			return err
-		}
-		e.Defer(stop)
-		dir, err := os.MkdirTemp("", "shoal")
-		if err != nil {
-			return err
-		}
-		e.Defer(func() { os.RemoveAll(dir) })
-		sock := filepath.Join(dir, "s.sock")
-		l, err := net.Listen("unix", sock)
-		if err != nil {
-			return err
-		}
-		eng, sw := apitest.NewEngine(), apitest.NewSwarm()
-		sw.Active = true
-		runs := serverdryrun.New(serverdryrun.Config{Control: ctl, Host: func() []network.Inspect { return nil }})
-		s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: runs.Wrap(httpapi.New(httpapi.Config{
-			Containers: eng, Images: eng, Host: apitest.Host{}, Swarm: sw, Control: ctl, Networks: &ofSwarm{control: ctl}, DryRuns: runs,
-		}))}
-		done := make(chan error, 1)
-		go func() { done <- s.Serve(l) }()
-		e.Defer(func() { s.Close(); <-done })
+		sock, _, err := serveToySwarm(e)
 		e.Vars = append(e.Vars, "GORACE=atexit_sleep_ms=0", "HOME="+e.WorkDir, "DOCKER_HOST=unix://"+sock)
-		return nil
+		return err
 	}})
+}
+
+// serveToySwarm serves the API of a swarm of three nodes, with dry runs, on a socket until the script ends.
+func serveToySwarm(e *testscript.Env) (sock string, ctl *control.Control, err error) {
+	ctl, stop, err := toySwarm()
+	if err != nil {
+		return "", nil, err
+	}
+	e.Defer(stop)
+	dir, err := os.MkdirTemp("", "shoal")
+	if err != nil {
+		return "", nil, err
+	}
+	e.Defer(func() { os.RemoveAll(dir) })
+	sock = filepath.Join(dir, "s.sock")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		return "", nil, err
+	}
+	eng, sw := apitest.NewEngine(), apitest.NewSwarm()
+	sw.Active = true
+	runs := serverdryrun.New(serverdryrun.Config{Control: ctl, Host: func() []network.Inspect { return nil }})
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: runs.Wrap(httpapi.New(httpapi.Config{
+		Containers: eng, Images: eng, Host: apitest.Host{}, Swarm: sw, Control: ctl, Networks: &ofSwarm{control: ctl}, DryRuns: runs,
+	}))}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	e.Defer(func() { s.Close(); <-done })
+	return sock, ctl, nil
 }
 
 // ofSwarm are a swarm's networks without a host's.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -92,6 +93,11 @@ func toySwarm() (ctl *control.Control, stop func(), err error) {
 		sw := &cluster.Swarm{}
 		sw.ID = "swarmid"
 		tx.Write(store.Create(sw))
+		mesh := &cluster.Network{}
+		mesh.ID, mesh.Spec.Name, mesh.Spec.Ingress = "ingressid", "ingress", true
+		mesh.IPAMOptions = &swarm.IPAMOptions{Configs: []swarm.IPAMConfig{{Subnet: netip.MustParsePrefix("10.255.0.0/16")}}}
+		mesh.DriverState.Options = map[string]string{"com.docker.network.driver.overlay.vxlanid_list": "4096"}
+		tx.Write(store.Create(mesh))
 		for _, name := range []string{"node1", "node2", "node3"} {
 			n := &cluster.Node{}
 			n.ID, n.Description.Hostname = name+"id", name

@@ -76,6 +76,9 @@ type Config struct {
 	// Obstacle says which packet filter of the host drops what tasks get or send, "" if none does. It is asked every few
 	// seconds. It may be nil.
 	Obstacle func() string
+	// Listens says whether somebody in the network of a process takes connections from others. It may be nil: nobody waits
+	// for that then.
+	Listens func(pid int) (bool, error)
 	// Connect reaches some manager, if possible another one than last time. The session ends by its Close; ctx bounds
 	// only the connecting.
 	Connect func(ctx context.Context) (Session, error)

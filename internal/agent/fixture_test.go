@@ -37,6 +37,8 @@ type bench struct {
 	// obstacle is the text of what drops tasks' packets.
 	obstacle atomic.Value
 
+	listens func(pid int) (bool, error) // what the agent finds of containers' sockets; nil: it does not look
+
 	mu      sync.Mutex
 	handler http.Handler                              // what the agent connects to
 	wrap    func(http.RoundTripper) http.RoundTripper // of each new connection
@@ -100,7 +102,7 @@ func (b *bench) agent() (stop func()) {
 	a := agent.New(agent.Config{
 		NodeID: "n1", Addr: "198.18.0.1", Engine: eng, Network: b.net, StateDir: b.dir, Connect: b.connect, Parallel: 4,
 		Describe: func(context.Context) swarm.NodeDescription { return swarm.NodeDescription{Hostname: "host1"} },
-		DiskFull: func() int { return int(b.full.Load()) },
+		DiskFull: func() int { return int(b.full.Load()) }, Listens: b.listens,
 		Connections: func() (map[netip.Addr]uint64, error) { // ten more with each measurement
 			return map[netip.Addr]uint64{netip.MustParseAddr("10.0.0.9"): b.asked.Add(1) * 10}, nil
 		},

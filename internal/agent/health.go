@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -58,6 +59,31 @@ func (r *runner) followHealth(ctx context.Context, v *verdict) {
 			v.bad.Store(true)
 			r.log.Warn("the container is unhealthy and is stopped", "container", r.container)
 			r.quit(ctx)
+			return
+		}
+	}
+}
+
+const (
+	// listenWithin is how long a container that nobody checks has for its first socket. Most need some milliseconds; one
+	// that never listens, or only later, is not held up any longer, since Docker does not wait at all.
+	listenWithin = time.Second
+	// listenAgain is the time between two looks.
+	listenAgain = 5 * time.Millisecond
+)
+
+// listens waits until the container of a task listens that is to get connections from the routing mesh as soon as it runs, so
+// that none is refused. A health check knows better, if there is one.
+func (r *runner) listens(up context.Context, in *container.InspectResponse) {
+	if r.a.cfg.Listens == nil || in.State.Health != nil || !meshAddr(r.spec()).IsValid() {
+		return
+	}
+	r.report(swarm.TaskStateStarting, "starting", "", running(in))
+	ctx, cancel := context.WithTimeout(up, listenWithin)
+	defer cancel()
+	for {
+		// That it cannot be told is no reason to wait: the container may have ended.
+		if ok, err := r.a.cfg.Listens(in.State.Pid); ok || err != nil || pause(ctx, listenAgain) != nil {
 			return
 		}
 	}

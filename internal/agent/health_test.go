@@ -173,3 +173,73 @@ func TestHealthThatCannotBeFollowed(t *testing.T) {
 		b.await("a", swarm.TaskStateRunning)
 	})
 }
+
+// A task that connections are sent to as soon as it runs does not run before it can take them, unless that takes long.
+func TestATaskOnTheMeshRunsOnceItListens(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		task    *cluster.Task
+		listens time.Duration // from the start of its container
+		fails   error
+		runs    time.Duration // at most
+		asked   bool
+	}{
+		{"soon", newTask("a", 3), 50 * time.Millisecond, nil, 60 * time.Millisecond, true},
+		{"late", newTask("a", 3), time.Minute, nil, 1100 * time.Millisecond, true},
+		{"it cannot be told", newTask("a", 3), time.Minute, errors.New("no such process"), 10 * time.Millisecond, true},
+		{"on no mesh", newTask("a", 0), time.Minute, nil, 10 * time.Millisecond, false},
+		{"with a health check", func() *cluster.Task {
+			t := newTask("a", 3)
+			t.Spec.ContainerSpec.Healthcheck = &container.HealthConfig{Test: []string{"CMD", "x"}}
+			return t
+		}(), time.Minute, nil, time.Minute, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				var first time.Time
+				b.listens = func(pid int) (bool, error) {
+					if pid != b.eng.get(name("a")).state.Pid {
+						t.Errorf("process %d was looked at", pid)
+					}
+					if first.IsZero() {
+						first = time.Now()
+					}
+					return time.Since(first) >= tc.listens, tc.fails
+				}
+				b.agent()
+				b.create(tc.task)
+				b.until("the container runs", func() bool { return b.eng.running() == 1 })
+				if tc.task.Spec.ContainerSpec.Healthcheck != nil {
+					b.eng.health(name("a"), container.Healthy)
+				}
+				began := time.Now()
+				b.await("a", swarm.TaskStateRunning)
+				if took := time.Since(began); took > tc.runs+30*time.Millisecond || tc.fails == nil && tc.asked && took < min(tc.listens, time.Second)-10*time.Millisecond {
+					t.Errorf("it runs after %s", took)
+				}
+				synctest.Wait()
+				if asked := !first.IsZero(); asked != tc.asked {
+					t.Errorf("its sockets were looked at: %v", asked)
+				}
+			})
+		})
+	}
+}
+
+// A task that is not wanted any more waits for nothing.
+func TestATaskThatDoesNotListenStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.listens = func(int) (bool, error) { return false, nil }
+		b.agent()
+		b.create(newTask("a", 3))
+		b.until("the container runs", func() bool { return b.eng.running() == 1 })
+		begin := time.Now()
+		b.desire("a", swarm.TaskStateShutdown)
+		b.await("a", swarm.TaskStateShutdown)
+		if took := time.Since(begin); took > 500*time.Millisecond {
+			t.Errorf("it stopped after %s", took)
+		}
+	})
+}

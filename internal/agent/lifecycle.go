@@ -101,20 +101,26 @@ func (r *runner) start(ctx, up context.Context) error {
 	if err := r.due(up); err != nil {
 		return err
 	}
-	if err := r.a.slots.acquire(up, true); err != nil {
+	in, err := r.launch(ctx, up)
+	if err != nil {
 		return err
+	}
+	r.listens(up, in)
+	r.started(in)
+	return nil
+}
+
+// launch starts the container when a slot is free.
+func (r *runner) launch(ctx, up context.Context) (*container.InspectResponse, error) {
+	if err := r.a.slots.acquire(up, true); err != nil {
+		return nil, err
 	}
 	defer r.a.slots.release()
 	r.report(swarm.TaskStateStarting, "starting", "", nil)
 	if err := r.try(ctx, up, func(ctx context.Context) error { return r.a.cfg.Engine.Start(ctx, r.container) }); err != nil {
-		return err
+		return nil, err
 	}
-	in, err := r.inspect(ctx)
-	if err != nil {
-		return err
-	}
-	r.started(in)
-	return nil
+	return r.inspect(ctx)
 }
 
 // started reports that the container runs. Its task does only once it is healthy, if it has a health check.

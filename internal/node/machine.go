@@ -23,6 +23,8 @@ import (
 type Machine struct {
 	Engine Engine
 	Kernel Kernel
+	// Listens says whether somebody in the network of a container's process takes connections; it may be nil.
+	Listens func(pid int) (bool, error)
 	// Dial and Listen reach other nodes; nil is TCP.
 	Dial   link.Dialer
 	Listen func(addr string) (net.Listener, error)

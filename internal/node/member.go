@@ -149,7 +149,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
 		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
-		DiskFull: room.diskFull, Connections: n.kernel.Connections, Obstacle: n.firewall.Complaint,
+		DiskFull: room.diskFull, Connections: n.kernel.Connections, Obstacle: n.firewall.Complaint, Listens: n.machine.Listens,
 		OnClock: func(ahead time.Duration) { m.ahead.Store(&ahead) },
 	})
 	m.agent.Store(a)

@@ -26,6 +26,7 @@ import (
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/network/firewall"
 	"shoal.dev/shoal/internal/network/overlay"
+	"shoal.dev/shoal/internal/network/sockets"
 	"shoal.dev/shoal/internal/tasklog"
 )
 
@@ -133,7 +134,7 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the engine: %w", err)
 	}
-	n.wire(Machine{Engine: eng, Kernel: kernel})
+	n.wire(Machine{Engine: eng, Kernel: kernel, Listens: sockets.Listens})
 	return nil
 }
 

@@ -363,3 +363,57 @@ func TestOnlyManagersReadLogs(t *testing.T) {
 		time.Sleep(time.Second) // the server hears out who sends too much
 	})
 }
+
+// TestAnyBytes reads lines that are long, and lines that are no text, as they were written.
+func TestAnyBytes(t *testing.T) {
+	every := make([]byte, 256)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	var want [][]byte
+	for i := range 40 {
+		want = append(want, slices.Repeat([]byte{byte('a' + i%26)}, 64<<10), every, []byte{0}, []byte("\xff\xfe\n"), slices.Repeat([]byte{0x1b, 0, 1, 0}, 16<<10))
+	}
+	for name, follow := range map[string]bool{"once": false, "followed": true} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, "n1")
+			l.run("t1", "n1", "sleep")
+			l.run("t2", "n1", "sleep")
+			link := memhttp.Dial(t, tasklog.Handler(writers{l.engines["n1"], want}), link.Peer{NodeID: "m1", Role: swarm.NodeRoleManager})
+			r := &tasklog.Reader{Tasks: l.control, Reach: func(context.Context, string) (http.RoundTripper, error) { return link, nil }}
+			got := map[string][][]byte{}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err := r.TaskLogs(ctx, control.LogsOf{Service: "web"}, engine.LogOptions{Stdout: true, Follow: follow, Tail: -1}, func(bool) {}, func(line control.TaskLine) error {
+				got[line.TaskID] = append(got[line.TaskID], line.Line)
+				if follow && len(got["t1"]) == len(want) && len(got["t2"]) == len(want) {
+					cancel()
+				}
+				return nil
+			})
+			if err != nil && !follow {
+				t.Fatal(err)
+			}
+			for _, task := range []string{"t1", "t2"} {
+				if !slices.EqualFunc(got[task], want, slices.Equal) {
+					t.Errorf("%s: %d lines of %d, or others", task, len(got[task]), len(want))
+				}
+			}
+		})
+	}
+}
+
+// writers are containers that have written lines, one a second.
+type writers struct {
+	*fake.Engine
+	lines [][]byte
+}
+
+func (w writers) Logs(_ context.Context, _ string, _ engine.LogOptions, each func(engine.LogLine) error) error {
+	for i, line := range w.lines {
+		if err := each(engine.LogLine{Stream: "stdout", Time: time.Unix(1700000000+int64(i), 0), Line: line}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -28,7 +28,7 @@ func main() {
 
 func run(ctx context.Context) (err error) {
 	runs := flag.Int("runs", 5, "how often each is measured")
-	only := flag.String("only", "", "measure only what matches this `expression`: containers, memory, logs, ps, pull, idle, start, creations, leader, failover, membership, worker, traffic")
+	only := flag.String("only", "", "measure only what matches this `expression`: containers, memory, logs, ps, pull, idle, start, update, stack, service logs, creations, leader, failover, membership, worker, traffic")
 	peer := flag.Bool("peer", true, "measure Debian's Docker beside Shoal, fetched into bin/peer")
 	results := flag.String("results", filepath.Join("bench", "results"), "`folder` for the JSON")
 	keep := flag.Bool("keep", false, "leave the last lab up")
@@ -65,11 +65,12 @@ func run(ctx context.Context) (err error) {
 		}()
 	}
 	r := &bench.Report{Command: "bench " + strings.Join(os.Args[1:], " "), When: time.Now(), Machine: bench.ThisMachine()}
-	if err := bench.Run(ctx, l, o, r); err != nil {
-		return err
-	}
+	interrupted := bench.Run(ctx, l, o, r)
 	if err := r.Print(os.Stdout); err != nil {
 		return err
+	}
+	if interrupted != nil { // what there is has been shown, and is not kept
+		return interrupted
 	}
 	file, err := r.Save(*results)
 	if err != nil {

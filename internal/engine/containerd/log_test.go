@@ -84,6 +84,26 @@ func TestLogRotation(t *testing.T) {
 	}
 }
 
+// A line may be as long as a container likes, and what it writes need not be text, which json-file is: as with Docker, a byte
+// that is none is replaced.
+func TestLogOfAnyBytes(t *testing.T) {
+	l := real(t)
+	h := logs("json-file")
+	script := `head -c 65535 /dev/zero | tr '\000' x; echo; printf '\377a\000\376b\n'; echo end`
+	id := l.made(t, engine.Spec{Config: &container.Config{Cmd: []string{"sh", "-c", script}}, HostConfig: &h})
+	if err := l.engine.Start(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	err := l.engine.Logs(t.Context(), id, engine.LogOptions{Stdout: true, Follow: true, Tail: -1}, func(line engine.LogLine) error {
+		got.Write(line.Line)
+		return nil
+	})
+	if want := strings.Repeat("x", 65535) + "\n\ufffda\x00\ufffdb\nend\n"; err != nil || got.String() != want {
+		t.Errorf("%d bytes, %v; want %d; the end is %q", got.Len(), err, len(want), got.String()[max(0, got.Len()-20):])
+	}
+}
+
 // What the options of the log say about each line, and where there is no log.
 func TestLogOptions(t *testing.T) {
 	l := real(t)

@@ -349,11 +349,18 @@ func (e *Engine) Distribution(ctx context.Context, ref string, auth *registry.Au
 		return nil, pullError(name, nil, err)
 	}
 	out := &registry.DistributionInspect{Descriptor: ocispec.Descriptor{MediaType: target.MediaType, Digest: target.Digest, Size: target.Size}}
+	read := func(d ocispec.Descriptor, v any) error {
+		// What is here by its digest need not be asked for again: registries are far, and some count what is fetched.
+		if e.readJSON(e.scope(ctx), d, v) == nil {
+			return nil
+		}
+		return fetchJSON(ctx, fetcher, d, v)
+	}
 	var m struct {
 		Manifests []ocispec.Descriptor `json:"manifests"`
 		Config    ocispec.Descriptor   `json:"config"`
 	}
-	if err := fetchJSON(ctx, fetcher, target, &m); err != nil {
+	if err := read(target, &m); err != nil {
 		return nil, pullError(name, nil, err)
 	}
 	if images.IsIndexType(target.MediaType) {
@@ -365,7 +372,7 @@ func (e *Engine) Distribution(ctx context.Context, ref string, auth *registry.Au
 		return out, nil
 	}
 	var p ocispec.Platform
-	if err := fetchJSON(ctx, fetcher, m.Config, &p); err != nil {
+	if err := read(m.Config, &p); err != nil {
 		return nil, pullError(name, nil, err)
 	}
 	out.Platforms = []ocispec.Platform{p}

@@ -5,6 +5,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -51,8 +53,20 @@ func TestMirror(t *testing.T) {
 	l.push(t, "library/mirrored:3", img)
 	saved := l.engine.registries
 	defer func() { l.engine.registries = saved }()
-	if l.engine.registries, err = newRegistries(&Config{Mirrors: []string{"http://" + l.registry}}); err != nil {
+	var fetched atomic.Int64
+	forward := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: l.registry})
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			fetched.Add(1)
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	defer mirror.Close()
+	if l.engine.registries, err = newRegistries(&Config{Mirrors: []string{mirror.URL}}); err != nil {
 		t.Fatal(err)
+	}
+	if d, err := l.engine.Distribution(t.Context(), "mirrored:3", nil); err != nil || len(d.Platforms) != 1 {
+		t.Errorf("distribution of what is not here: %+v, %v", d, err)
 	}
 	if err := l.engine.Pull(t.Context(), "mirrored:3", engine.PullOptions{}, nil); err != nil {
 		t.Fatal(err)
@@ -61,7 +75,11 @@ func TestMirror(t *testing.T) {
 	if err != nil || !slices.Equal(i.RepoTags, []string{"mirrored:3"}) {
 		t.Fatalf("image %+v, %v", i, err)
 	}
+	fetched.Store(0)
 	d, err := l.engine.Distribution(t.Context(), "mirrored:3", nil)
+	if n := fetched.Load(); n > 0 {
+		t.Errorf("%d times something was fetched that is here", n)
+	}
 	if err != nil || d.Descriptor.Digest.String() != i.ID || len(d.Platforms) != 1 || d.Platforms[0].OS != "linux" {
 		t.Errorf("distribution %+v, %v", d, err)
 	}

@@ -313,7 +313,11 @@ func (b *boxes) setVirtual(x *box) error {
 		return err
 	}
 	defer inside.close()
-	if err := x.write(inside, func() error { return virtual.Apply(inside.ns, vips) }); err != nil {
+	write := func() error { return virtual.Apply(inside.ns, vips) }
+	if x.virtual {
+		write = func() error { return virtual.Change(inside.ns, x.vips, vips) }
+	}
+	if err := x.write(inside, write); err != nil {
 		return fmt.Errorf("virtual addresses of container %s: %w", x.ID, err)
 	}
 	x.vips, x.virtual = vips, true

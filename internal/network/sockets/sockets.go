@@ -1,10 +1,9 @@
-// Package sockets finds out which process holds a port of the host.
+// Package sockets finds out which process holds a port of the host, and whether anybody listens.
 //
 // It decides nothing and owns nothing: it reads what the kernel says of sockets and of processes' files.
 package sockets
 
 import (
-	"bufio"
 	"fmt"
 	"net/netip"
 	"os"
@@ -13,25 +12,26 @@ import (
 	"strings"
 )
 
-// tcpListen is the state of a listening socket in /proc/net/tcp.
-const tcpListen = "0A"
+// States of a socket in /proc/net/tcp and udp: one that listens, one without a peer (include/net/tcp_states.h).
+const (
+	tcpListen      = "0A"
+	udpUnconnected = "07"
+)
 
 // Owner says who has a port of the namespace that the calling thread is in, as "process NAME (PID)". The text is "" if that
 // cannot be found out: it may be the kernel's, or one of another namespace of processes. An unspecified address is any.
 func Owner(protocol string, ip netip.Addr, port uint16) (owner string, held bool) {
 	var inodes []string
 	for _, file := range []string{protocol, protocol + "6"} {
-		f, err := os.Open("/proc/thread-self/net/" + file)
+		data, err := os.ReadFile("/proc/thread-self/net/" + file)
 		if err != nil {
 			continue
 		}
-		lines := bufio.NewScanner(f)
-		for lines.Scan() {
-			if inode, ok := socketOn(lines.Text(), protocol, ip, port); ok {
+		for line := range strings.Lines(string(data)) {
+			if inode, ok := socketOn(line, protocol, ip, port); ok {
 				inodes = append(inodes, "socket:["+inode+"]")
 			}
 		}
-		_ = f.Close() // only read
 	}
 	if len(inodes) == 0 {
 		return "", false
@@ -58,19 +58,31 @@ func Owner(protocol string, ip netip.Addr, port uint16) (owner string, held bool
 
 // socketOn reads a line of /proc/net/{tcp,udp}{,6}; ok says that its socket has the port at the address.
 func socketOn(line, protocol string, ip netip.Addr, port uint16) (inode string, ok bool) {
-	f := strings.Fields(line)
-	if len(f) < 10 || protocol == "tcp" && f[3] != tcpListen {
+	s, ok := parseSocket(line)
+	if !ok || s.port != port || protocol == "tcp" && s.state != tcpListen {
 		return "", false
 	}
-	addr, num, _ := strings.Cut(f[1], ":")
-	n, err := strconv.ParseUint(num, 16, 16)
-	if err != nil || uint16(n) != port {
-		return "", false
-	}
-	if strings.Trim(addr, "0") == "" || len(addr) == 8 && ip.IsUnspecified() {
-		return f[9], true
+	if strings.Trim(s.addr, "0") == "" || len(s.addr) == 8 && ip.IsUnspecified() {
+		return s.inode, true
 	}
 	// The kernel prints the address as a number of this machine, which is little-endian wherever Shoal is built for.
 	b := ip.As4()
-	return f[9], addr == fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
+	return s.inode, s.addr == fmt.Sprintf("%02X%02X%02X%02X", b[3], b[2], b[1], b[0])
+}
+
+// socket is a line of /proc/net/{tcp,udp}{,6}, with its own address as the kernel prints it.
+type socket struct {
+	addr         string
+	port         uint16
+	state, inode string
+}
+
+func parseSocket(line string) (s socket, ok bool) {
+	f := strings.Fields(line)
+	if len(f) < 10 {
+		return s, false
+	}
+	addr, num, _ := strings.Cut(f[1], ":")
+	n, err := strconv.ParseUint(num, 16, 16)
+	return socket{addr: addr, port: uint16(n), state: f[3], inode: f[9]}, err == nil
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -44,25 +43,58 @@ const regFirst = 1
 // Apply makes the namespace's virtual addresses those of vips, in one transaction, and has the datagrams of gone backends
 // move. Without any there is no table.
 func Apply(ns netns.NsHandle, vips []network.VIP) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)))
+	w, err := newWriter(ns)
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return err
 	}
-	w := &writer{conn: conn, table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}}
 	// A table can only be deleted if it is there; the transaction as a whole replaces it.
-	conn.AddTable(w.table)
-	conn.DelTable(w.table)
+	w.conn.AddTable(w.table)
+	w.conn.DelTable(w.table)
 	if len(vips) > 0 {
-		conn.AddTable(w.table)
+		w.conn.AddTable(w.table)
 		w.rules(vips)
 	}
-	if w.err != nil {
-		return w.err
-	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("change nftables: %w", err)
+	if err := w.flush(); err != nil {
+		return err
 	}
 	return moveFlows(ns, vips)
+}
+
+// Change is [Apply] where the namespace has those of old: only what differs is written, in time that grows with that. What
+// others have changed of it meanwhile is not repaired, but where the table is gone it is made.
+func Change(ns netns.NsHandle, old, vips []network.VIP) error {
+	was := make(map[netip.Addr][]netip.Addr, len(old))
+	for _, v := range old {
+		was[v.Addr] = v.Backends
+	}
+	w, err := newWriter(ns)
+	if err != nil {
+		return err
+	}
+	var changed []network.VIP
+	for _, v := range vips {
+		backends, ok := was[v.Addr]
+		delete(was, v.Addr)
+		switch {
+		case ok && slices.Equal(backends, v.Backends):
+			continue
+		case ok:
+			balance, none := w.chainsOf(v)
+			w.conn.FlushChain(balance)
+			w.conn.FlushChain(none)
+			w.fill(v)
+		default:
+			w.service(v)
+		}
+		changed = append(changed, v)
+	}
+	if len(old) == 0 || len(was) > 0 { // a rule that leads to a service cannot be taken away without being asked for
+		return Apply(ns, vips)
+	}
+	if err := w.flush(); err != nil {
+		return Apply(ns, vips)
+	}
+	return moveFlows(ns, changed)
 }
 
 // writer queues the messages of the transaction and keeps the first error.
@@ -73,36 +105,79 @@ type writer struct {
 	err    error
 }
 
+func newWriter(ns netns.NsHandle) (*writer, error) {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)), nftables.WithSockOptions(roomy))
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return &writer{conn: conn, table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}}, nil
+}
+
+// flush executes what is queued.
+func (w *writer) flush() error {
+	if w.err != nil {
+		return w.err
+	}
+	if err := w.conn.Flush(); err != nil {
+		return fmt.Errorf("change nftables: %w", err)
+	}
+	return nil
+}
+
 func (w *writer) note(err error) {
 	if w.err == nil {
 		w.err = err
 	}
 }
 
-// rules are one for each service, without a set: a packet that is on its way while the table is replaced goes through the
-// old rules to their end, but the kernel may have taken the elements of old sets away by then. The last rule of a
-// service's chain is for that, too: what was not balanced is dropped, and so sent again.
+// rules are for each service one that leads to its chains, without a set: a packet that is on its way while they are replaced
+// goes through the old rules to their end, but the kernel may have taken the elements of old sets away by then. The last
+// rule of a service's chain is for that, too: what was not balanced is dropped, and so sent again.
 func (w *writer) rules(vips []network.VIP) {
-	out := w.conn.AddChain(&nftables.Chain{
-		Table: w.table, Name: "out", Type: nftables.ChainTypeNAT, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest,
-	})
-	refuse := w.conn.AddChain(&nftables.Chain{
-		Table: w.table, Name: "refuse", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityFilter,
-	})
-	for i, v := range vips {
-		if len(v.Backends) == 0 {
-			w.rule(refuse, append(to(v.Addr),
-				&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regFirst},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: regFirst, Data: []byte{unix.IPPROTO_TCP}},
-				&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})...)
-			w.rule(refuse, append(to(v.Addr), &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable})...)
-			continue
-		}
-		chain := w.conn.AddChain(&nftables.Chain{Table: w.table, Name: "vip-" + strconv.Itoa(i)})
-		w.pick(chain, v.Backends)
-		w.rule(chain, &expr.Verdict{Kind: expr.VerdictDrop})
-		w.rule(out, append(to(v.Addr), &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain.Name})...)
+	out, refuse := w.chains("out", "refuse")
+	out.Type, out.Hooknum, out.Priority = nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest
+	refuse.Type, refuse.Hooknum, refuse.Priority = nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter
+	w.conn.AddChain(out)
+	w.conn.AddChain(refuse)
+	for _, v := range vips {
+		w.service(v)
 	}
+}
+
+// chains are named, not made.
+func (w *writer) chains(a, b string) (*nftables.Chain, *nftables.Chain) {
+	return &nftables.Chain{Table: w.table, Name: a}, &nftables.Chain{Table: w.table, Name: b}
+}
+
+// chainsOf are a service's: one has the rules if it has backends, the other if it has none.
+func (w *writer) chainsOf(v network.VIP) (balance, none *nftables.Chain) {
+	return w.chains("vip-"+v.Addr.String(), "none-"+v.Addr.String())
+}
+
+// service adds a service.
+func (w *writer) service(v network.VIP) {
+	out, refuse := w.chains("out", "refuse")
+	balance, none := w.chainsOf(v)
+	w.conn.AddChain(balance)
+	w.conn.AddChain(none)
+	w.fill(v)
+	w.rule(out, append(to(v.Addr), &expr.Verdict{Kind: expr.VerdictGoto, Chain: balance.Name})...)
+	w.rule(refuse, append(to(v.Addr), &expr.Verdict{Kind: expr.VerdictGoto, Chain: none.Name})...)
+}
+
+// fill adds the rules of a service's chains.
+func (w *writer) fill(v network.VIP) {
+	balance, none := w.chainsOf(v)
+	if len(v.Backends) == 0 {
+		w.rule(none,
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: regFirst},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: regFirst, Data: []byte{unix.IPPROTO_TCP}},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST})
+		w.rule(none, &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: icmpPortUnreachable})
+		return
+	}
+	w.pick(balance, v.Backends)
+	w.rule(balance, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 func (w *writer) rule(chain *nftables.Chain, exprs ...expr.Any) {

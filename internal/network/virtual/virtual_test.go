@@ -310,39 +310,116 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// BenchmarkApply is one backend less, or one more, of a namespace's virtual addresses: in one namespace, and in those of a
-// node with 50 containers.
-func BenchmarkApply(b *testing.B) {
-	for _, size := range []struct{ spaces, vips, backends int }{{1, 20, 10}, {1, 1, 1000}, {50, 1, 10}, {50, 1, 1000}} {
-		b.Run(fmt.Sprintf("%d containers, %d services of %d", size.spaces, size.vips, size.backends), func(b *testing.B) {
-			var spaces []netns.NsHandle
-			for range size.spaces {
-				ns := newSpace(b)
-				defer ns.Close()
-				spaces = append(spaces, ns)
-			}
-			var vips []network.VIP
-			for i := range size.vips {
-				v := network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 2)})}
-				for k := range size.backends {
-					v.Backends = append(v.Backends, netip.AddrFrom4([4]byte{10, byte(3 + i), byte(k >> 8), byte(k)}))
+// TestManyServices has as many services as a large stack on one network.
+func TestManyServices(t *testing.T) {
+	w := newWorld(t)
+	var vips []network.VIP
+	for i := range 1000 {
+		vips = append(vips, network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, byte(i / 250), byte(i%250 + 1)}), Backends: tasks})
+	}
+	w.apply(append(vips, network.VIP{Addr: vip, Backends: tasks})...)
+	if got := w.who("tcp", vip, 3); len(got) == 0 {
+		t.Error("the last service does not answer")
+	}
+}
+
+// TestChange writes what differs, and compares with what is written from nothing.
+func TestChange(t *testing.T) {
+	w, fresh := newWorld(t), newWorld(t)
+	third := netip.MustParseAddr("10.1.0.4")
+	var old []network.VIP
+	for i, vips := range [][]network.VIP{
+		{{Addr: vip, Backends: tasks[:1]}},
+		{{Addr: vip, Backends: tasks}},
+		{{Addr: vip, Backends: tasks}, {Addr: other}},
+		{{Addr: third, Backends: tasks[1:]}, {Addr: vip}, {Addr: other, Backends: tasks}},
+		{{Addr: third, Backends: tasks[1:]}, {Addr: vip, Backends: tasks[:1]}, {Addr: other, Backends: tasks}},
+		{{Addr: vip, Backends: tasks[:1]}, {Addr: other}},
+		{{Addr: vip, Backends: tasks[:1]}, {Addr: other}},
+		nil,
+		{{Addr: vip, Backends: tasks}},
+	} {
+		if err := virtual.Change(w.ns, old, vips); err != nil {
+			t.Fatal(err)
+		}
+		fresh.apply(vips...)
+		if got, want := w.ruleset(), fresh.ruleset(); !slices.Equal(got, want) {
+			t.Fatalf("step %d: %q, want %q", i, got, want)
+		}
+		for _, v := range vips {
+			if len(v.Backends) > 0 {
+				for who := range w.who("tcp4", v.Addr, 5) {
+					if !slices.Contains(v.Backends, netip.MustParseAddr(who)) {
+						t.Errorf("step %d: %s answers for %s", i, who, v.Addr)
+					}
 				}
-				vips = append(vips, v)
+			} else if c, err := w.dial("tcp4", v.Addr); err == nil {
+				c.Close()
+				t.Errorf("step %d: somebody answers for %s", i, v.Addr)
+			}
+		}
+		old = vips
+	}
+	// Others have taken the table away.
+	w.apply()
+	if err := virtual.Change(w.ns, old, []network.VIP{{Addr: vip, Backends: tasks[:1]}}); err != nil {
+		t.Fatal(err)
+	}
+	w.who("tcp4", vip, 3)
+}
+
+// ruleset is all rules, in an order that does not depend on when each was made.
+func (w *world) ruleset() []string {
+	w.t.Helper()
+	var out []byte
+	if err := w.in(func() (err error) { out, err = exec.Command("nft", "list", "ruleset").Output(); return err }); err != nil {
+		w.t.Fatal(err)
+	}
+	lines := strings.Split(string(out), "\n")
+	slices.Sort(lines)
+	return lines
+}
+
+// BenchmarkApply replaces a namespace's 50 services of 10 tasks.
+func BenchmarkApply(b *testing.B) {
+	ns, vips := many(b, 50, 10)
+	for b.Loop() {
+		if err := virtual.Apply(ns, vips); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkChange has one task of one service come and go: in one namespace, and in those of a node with 50 containers.
+func BenchmarkChange(b *testing.B) {
+	for _, size := range []struct{ containers, services, tasks int }{{1, 50, 10}, {1, 1, 1000}, {50, 50, 10}, {50, 1, 1000}} {
+		b.Run(fmt.Sprintf("%dx%dx%d", size.containers, size.services, size.tasks), func(b *testing.B) {
+			var spaces []netns.NsHandle
+			var vips []network.VIP
+			for range size.containers {
+				var ns netns.NsHandle
+				ns, vips = many(b, size.services, size.tasks)
+				spaces = append(spaces, ns)
+				if err := virtual.Apply(ns, vips); err != nil {
+					b.Fatal(err)
+				}
 			}
 			less := slices.Clone(vips)
-			less[0].Backends = less[0].Backends[1:]
-			for i := 0; b.Loop(); i++ {
+			less[size.services/2].Backends = less[size.services/2].Backends[1:]
+			for b.Loop() {
 				for _, ns := range spaces {
-					if err := virtual.Apply(ns, [][]network.VIP{vips, less}[i%2]); err != nil {
+					if err := virtual.Change(ns, vips, less); err != nil {
 						b.Fatal(err)
 					}
 				}
+				vips, less = less, vips
 			}
 		})
 	}
 }
 
-func newSpace(b *testing.B) netns.NsHandle {
+// many are services with as many tasks each, for a new namespace.
+func many(b *testing.B, services, tasks int) (netns.NsHandle, []network.VIP) {
 	made := make(chan netns.NsHandle)
 	go func() {
 		runtime.LockOSThread()
@@ -352,5 +429,15 @@ func newSpace(b *testing.B) netns.NsHandle {
 		}
 		made <- ns
 	}()
-	return <-made
+	ns := <-made
+	b.Cleanup(func() { ns.Close() })
+	var vips []network.VIP
+	for i := range services {
+		v := network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 2)})}
+		for k := range tasks {
+			v.Backends = append(v.Backends, netip.AddrFrom4([4]byte{10, byte(i + 3), byte(k >> 8), byte(k)}))
+		}
+		vips = append(vips, v)
+	}
+	return ns, vips
 }
