@@ -15,11 +15,11 @@ import (
 	"shoal.dev/shoal/internal/store"
 )
 
-// users are how many services have the secret.
-func (w *world) users(secret string) (n int) {
+// users are how many services have the secret or config.
+func (w *world) users(file string) (n int) {
 	for s := range store.List[*cluster.Service](w.snapshot()) {
 		for id := range cluster.FileIDs(&s.Spec.TaskTemplate) {
-			if id == secret {
+			if id == file {
 				n++
 			}
 		}
