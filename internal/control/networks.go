@@ -245,12 +245,13 @@ func freeVNI(snap *store.Snapshot, last uint32) (uint32, error) {
 	return 0, errors.New("every VXLAN identifier is in use")
 }
 
-// RemoveNetwork removes a network that no service and no task uses.
+// RemoveNetwork removes a network that no service, no task and no container uses.
 func (c *Control) RemoveNetwork(ctx context.Context, ref string) error {
 	m, err := c.write()
 	if err != nil {
 		return err
 	}
+	m.awaitDetached(ctx, ref)
 	return m.update(ctx, func(tx *store.Tx) error {
 		n, err := find(tx.Snapshot, "network", ref, networkName)
 		if err != nil {

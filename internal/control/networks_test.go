@@ -1,10 +1,12 @@
 package control_test
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	apinetwork "github.com/moby/moby/api/types/network"
@@ -220,5 +222,121 @@ func TestRefusedNetworks(t *testing.T) {
 	}
 	if slices.ContainsFunc(slices.Collect(store.List[*cluster.Claim](s.Snapshot())), func(c *cluster.Claim) bool { return c.Owner == id }) {
 		t.Error("a claim of the removed network is left")
+	}
+}
+
+// allocates gives new attachments addresses, as the address planner does, until the test ends.
+func allocates(t *testing.T, s *store.Store) {
+	t.Helper()
+	w, _ := s.Watch()
+	done := make(chan struct{})
+	t.Cleanup(func() { w.Close(); <-done })
+	go func() {
+		defer close(done)
+		for {
+			events, _, err := w.Next(t.Context())
+			if err != nil {
+				return
+			}
+			for _, e := range events {
+				k, ok := e.New.(*cluster.Task)
+				if !ok || k.Status.State != swarm.TaskStateNew || k.Status.Err != "" {
+					continue
+				}
+				c := cluster.Fork(k)
+				if addr := k.Asked; addr == netip.MustParseAddr("10.5.0.66") {
+					c.Status.Err = "Address already in use"
+				} else {
+					if !addr.IsValid() {
+						addr = netip.MustParseAddr("10.5.0.10")
+					}
+					c.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: k.Spec.Networks[0].Target}, Addresses: []netip.Prefix{netip.PrefixFrom(addr, 24)}}}
+					c.Status.State = swarm.TaskStateRunning
+				}
+				if _, _, err := s.Propose(t.Context(), []store.Group{{Changes: []store.Change{store.PutBoth(c)}}}); err != nil {
+					return
+				}
+			}
+		}
+	}()
+}
+
+func TestAttachments(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	for _, r := range []apinetwork.CreateRequest{
+		overlayRequest("team", subnet("10.5.0.0/24"), func(r *apinetwork.CreateRequest) { r.Attachable = true }), overlayRequest("closed"),
+	} {
+		if _, err := c.CreateNetwork(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allocates(t, s)
+	ask := func(id string, change ...func(*cluster.AttachRequest)) cluster.AttachRequest {
+		r := cluster.AttachRequest{TaskID: id, ContainerID: "c1", Network: "team", Names: []string{"one", "alias"}}
+		for _, f := range change {
+			f(&r)
+		}
+		return r
+	}
+	addr := func(a string) func(*cluster.AttachRequest) {
+		return func(r *cluster.AttachRequest) { r.Addr = netip.MustParseAddr(a) }
+	}
+	network := func(n string) func(*cluster.AttachRequest) {
+		return func(r *cluster.AttachRequest) { r.Network = n }
+	}
+	anew := func(r *cluster.AttachRequest) { r.Anew = true }
+	for _, tt := range []struct {
+		name, node string
+		ask        cluster.AttachRequest
+		want       string // the attachment, or the refusal
+	}{
+		{"a first one", "node1id", ask("t1"), "t1 10.5.0.10"},
+		{"the same again", "node1id", ask("t2"), "t1 10.5.0.10"},
+		{"asked again by its ID", "node1id", ask("t1", anew), "t1 10.5.0.10"},
+		{"one that does not count", "node1id", ask("t3", anew), "t3 10.5.0.10"},
+		{"another address", "node1id", ask("t4", addr("10.5.0.20")), "t4 10.5.0.20"},
+		{"that address again", "node1id", ask("t5", addr("10.5.0.20")), "t4 10.5.0.20"},
+		{"an address that is taken", "node1id", ask("t6", addr("10.5.0.66")), "Address already in use"},
+		{"a network that is not attachable", "node1id", ask("t7", network("closed")), "network closed not manually attachable"},
+		{"no such network", "node1id", ask("t8", network("nowhere")), "network nowhere not found"},
+		{"no such node", "node9id", ask("t9"), "node node9id not found"},
+		{"no name", "node1id", ask("t10", func(r *cluster.AttachRequest) { r.Names = nil }), "an attachment needs an ID, a container and its name"},
+	} {
+		a, err := c.Attach(t.Context(), tt.node, tt.ask)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = a.TaskID + " " + a.Addr.String()
+		}
+		if got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	if tasks := slices.Collect(s.Snapshot().TasksByNode("node1id")); len(tasks) != 0 {
+		t.Errorf("one that was refused left %d tasks", len(tasks))
+	}
+	if _, err := c.Attach(t.Context(), "node1id", ask("t11")); err != nil {
+		t.Fatal(err)
+	}
+	for want, filter := range map[int]map[string][]string{0: nil, 1: {"runtime": {"attachment"}}} {
+		if list, err := c.Tasks(t.Context(), filter); err != nil || len(list) != want {
+			t.Errorf("%v lists %d tasks, %v", filter, len(list), err)
+		}
+	}
+	if err := c.Detach(t.Context(), "node2id", []string{"t11"}); err != nil || s.Snapshot().Index() == 0 {
+		t.Error(err)
+	}
+	if _, ok := store.Get[*cluster.Task](s.Snapshot(), "t11"); !ok {
+		t.Error("another node gave it back")
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := c.RemoveNetwork(short, "team"); err == nil {
+		t.Error("a network that a container is on was removed")
+	}
+	go func() { _ = c.Detach(t.Context(), "node1id", []string{"t11", "t99"}) }()
+	if err := c.RemoveNetwork(t.Context(), "team"); err != nil {
+		t.Error(err)
 	}
 }

@@ -80,7 +80,6 @@ func (s networks) RemoveNetwork(ctx context.Context, ref string) error {
 func (networks) PruneNetworks(context.Context, map[string][]string) (*network.PruneReport, error) {
 	return nil, ofHost()
 }
-func (networks) Attachable(context.Context, string) error { return ofHost() }
 func (networks) Connect(context.Context, string, string, *network.EndpointSettings) error {
 	return ofHost()
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/agent"
+	"shoal.dev/shoal/internal/attach"
 	"shoal.dev/shoal/internal/consensus"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/link"
@@ -21,6 +22,8 @@ import (
 type Machine struct {
 	Engine Engine
 	Kernel Kernel
+	// Attach is what the engine has for its network; nil if plain containers are not on the swarm's.
+	Attach *attach.Sandboxes
 	// Dial and Listen reach other nodes; nil is TCP.
 	Dial   link.Dialer
 	Listen func(addr string) (net.Listener, error)

@@ -103,24 +103,12 @@ func (s networks) PruneNetworks(ctx context.Context, filters map[string][]string
 
 // Connect implements httpapi.Networks.
 func (s networks) Connect(ctx context.Context, ref, container string, settings *network.EndpointSettings) error {
-	if err := s.Attachable(ctx, ref); err != nil {
-		return err
-	}
 	return s.n.engine.Connect(ctx, ref, container, settings)
 }
 
 // Disconnect implements httpapi.Networks.
 func (s networks) Disconnect(ctx context.Context, ref, container string, force bool) error {
 	return s.n.engine.Disconnect(ctx, ref, container, force)
-}
-
-// Attachable implements httpapi.Networks. A network that is not known is for the engine to say.
-func (s networks) Attachable(ctx context.Context, ref string) error {
-	i, err := s.Network(ctx, ref, "", false)
-	if err != nil || i.Scope != "swarm" {
-		return nil
-	}
-	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("attaching a container to the swarm's network %s is not supported: only services are on overlay networks; it is not implemented by Shoal yet", i.Name))
 }
 
 // networkRequest makes a network of the swarm, or removes it.

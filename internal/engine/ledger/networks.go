@@ -19,6 +19,9 @@ import (
 	"shoal.dev/shoal/internal/engine"
 )
 
+// labelTask says which of the swarm's tasks a container is of; the agent sets it.
+const labelTask = "com.docker.swarm.task.id"
+
 // Finder finds a network of the host.
 type Finder func(ref string) (*network.Inspect, error)
 
@@ -163,7 +166,7 @@ func (c *Container) Attachment() (engine.Attachment, error) {
 	if err != nil {
 		return engine.Attachment{}, err
 	}
-	a := engine.Attachment{Name: c.Name, Ingress: c.Ingress, Ports: ports, Resolvers: c.HostConfig.DNS}
+	a := engine.Attachment{Name: c.Name, Task: c.Config.Labels[labelTask], Ingress: c.Ingress, Ports: ports, Resolvers: c.HostConfig.DNS}
 	if c.Networks == nil { // of before there were others than the bridge
 		return a, nil
 	}
