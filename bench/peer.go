@@ -40,25 +40,34 @@ func Docker(ctx context.Context, dir string) (Side, error) {
 	return Side{Name: "Docker " + strings.TrimSpace(string(version)), Daemon: daemon}, err
 }
 
-func fetchDocker(ctx context.Context, dir, daemon, stamp string) error {
+// fetch unpacks Debian packages below root, a folder in dir, and returns their files.
+func fetch(ctx context.Context, dir, root string, packages []string) ([]string, error) {
 	if err := os.RemoveAll(dir); err != nil {
-		return err
+		return nil, err
 	}
-	root := filepath.Join(dir, "root")
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return err
+		return nil, err
 	}
-	if err := command(ctx, dir, "apt-get", append([]string{"download", "-q", "-o", "APT::Sandbox::User=root"}, peerPackages...)...); err != nil {
-		return err
+	if err := command(ctx, dir, "apt-get", append([]string{"download", "-q", "-o", "APT::Sandbox::User=root"}, packages...)...); err != nil {
+		return nil, err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, d := range debs {
 		if err := command(ctx, dir, "dpkg", "-x", d, root); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	return debs, nil
+}
+
+func fetchDocker(ctx context.Context, dir, daemon, stamp string) error {
+	root := filepath.Join(dir, "root")
+	debs, err := fetch(ctx, dir, root, peerPackages)
+	if err != nil {
+		return err
 	}
 	// The alternatives that an installation would make.
 	for _, tool := range []string{"iptables", "ip6tables", "iptables-save", "iptables-restore"} {

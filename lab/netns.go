@@ -34,9 +34,12 @@ func HTTPClient(namespace string, timeout time.Duration) *http.Client {
 	}}
 }
 
-// inNamespace calls fn on a thread that is in the namespace. If the thread cannot be brought back it ends with its
-// goroutine, so that no other work is done in the wrong place.
-func inNamespace(namespace string, fn func() error) error {
+// inNamespace is Within for a namespace of the lab.
+func inNamespace(namespace string, fn func() error) error { return Within(nsPath(namespace), fn) }
+
+// Within calls fn on a thread that is in the network namespace of a file, such as /proc/PID/ns/net. If the thread cannot
+// be brought back it ends with its goroutine, so that no other work is done in the wrong place.
+func Within(file string, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -46,14 +49,14 @@ func inNamespace(namespace string, fn func() error) error {
 			return
 		}
 		defer home.Close()
-		there, err := netns.GetFromPath(nsPath(namespace))
+		there, err := netns.GetFromPath(file)
 		if err != nil {
-			done <- fmt.Errorf("network namespace %s: %w", namespace, err)
+			done <- fmt.Errorf("network namespace %s: %w", file, err)
 			return
 		}
 		defer there.Close()
 		if err := netns.Set(there); err != nil {
-			done <- fmt.Errorf("network namespace %s: %w", namespace, err)
+			done <- fmt.Errorf("network namespace %s: %w", file, err)
 			return
 		}
 		err = fn()

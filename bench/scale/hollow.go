@@ -45,6 +45,7 @@ type hollowManager struct {
 	dir    string
 	cmd    *exec.Cmd
 	client *http.Client
+	nodes  []*hollowNode
 }
 
 // Hollow measures one manager of a swarm of hollow nodes, and its restart. The calling process must have a network namespace
@@ -77,6 +78,9 @@ func Hollow(ctx context.Context, o HollowOptions, r *bench.Report) (err error) {
 		return err
 	}
 	if err := m.measure(ctx, o, r, "after the start"); err != nil {
+		return err
+	}
+	if err := m.reach(ctx, o, r); err != nil {
 		return err
 	}
 	if err := m.stop(); err != nil {
@@ -113,6 +117,7 @@ func (m *hollowManager) fill(ctx context.Context, o HollowOptions, r *bench.Repo
 		return err
 	}
 	fmt.Fprintf(o.Out, "%d nodes join\n", o.Nodes)
+	m.nodes = make([]*hollowNode, o.Nodes)
 	joins, joining := errgroup.WithContext(ctx)
 	joins.SetLimit(8)
 	for i := range o.Nodes {
@@ -121,6 +126,7 @@ func (m *hollowManager) fill(ctx context.Context, o HollowOptions, r *bench.Repo
 			if err := h.join(joining, sw.JoinTokens.Worker); err != nil {
 				return err
 			}
+			m.nodes[i] = h
 			go h.run(ctx)
 			return nil
 		})
@@ -159,10 +165,8 @@ func (m *hollowManager) fill(ctx context.Context, o HollowOptions, r *bench.Repo
 			return nil
 		}
 		fmt.Fprintf(o.Out, "%d tasks run\n", running)
-		select {
-		case <-time.After(2 * time.Second):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := pause(ctx, 2*time.Second); err != nil {
+			return err
 		}
 	}
 }
@@ -187,10 +191,8 @@ func (m *hollowManager) ready(ctx context.Context, nodes int) error {
 		if ready > nodes { // and the manager
 			return nil
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }
@@ -199,10 +201,8 @@ func (m *hollowManager) ready(ctx context.Context, nodes int) error {
 func (m *hollowManager) measure(ctx context.Context, o HollowOptions, r *bench.Report, when string) error {
 	fmt.Fprintf(o.Out, "measuring %s\n", when)
 	const rest = 15 * time.Second
-	select {
-	case <-time.After(rest):
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := pause(ctx, rest); err != nil {
+		return err
 	}
 	pid := m.cmd.Process.Pid
 	mb, err := bench.PSS(pid)

@@ -30,6 +30,7 @@ type hollowNode struct {
 	identity      *pki.Holder
 	tasks         map[string]swarm.TaskState // as it has reported them
 	version       atomic.Uint64
+	heard         atomic.Int64 // when the routing mesh changed first since it was set to 0, in Unix nanoseconds
 }
 
 // join asks for membership until the manager, which lets few join a second from one address, has time.
@@ -140,6 +141,9 @@ func (h *hollowNode) session(ctx context.Context) error {
 		f, err := protocol.Read(frames)
 		if err != nil {
 			return err
+		}
+		if f.Mesh != nil {
+			h.heard.CompareAndSwap(0, time.Now().UnixNano())
 		}
 		h.version.Store(f.Version)
 		if err := h.report(ctx, l, f); err != nil {

@@ -313,14 +313,14 @@ func (s *Sandboxes) place(ctx context.Context, container, name, networkID string
 		case errdefs.IsNotFound(err):
 			return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("network %s not found", r.Network))
 		case errdefs.IsPermissionDenied(err):
-			return nil, fmt.Errorf("Could not attach to network %s: rpc error: code = PermissionDenied desc = network %[1]s not manually attachable", r.Network)
+			return nil, refused(r.Network, "rpc error: code = PermissionDenied desc = network "+r.Network+" not manually attachable")
 		case errdefs.IsInvalidArgument(err):
-			return nil, fmt.Errorf("Could not attach to network %s: %s", r.Network, err)
+			return nil, refused(r.Network, err.Error())
 		}
 		select {
 		case <-time.After(askAgain):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("Could not attach to network %s: %w", r.Network, errors.Join(err, errLate(ctx)))
+			return nil, refused(r.Network, fmt.Sprintf("%s: %s", errLate(ctx), err))
 		}
 	}
 }
@@ -403,6 +403,12 @@ func (s *Sandboxes) Detach(ctx context.Context, id string) error {
 	s.setBusy(id, true)
 	defer s.setBusy(id, false) // Run looks then
 	return s.Sandboxes.Detach(ctx, id)
+}
+
+// refused says why a container is not on a network.
+func refused(network, why string) error {
+	//lint:ignore ST1005 Docker's words
+	return fmt.Errorf("Could not attach to network %s: %s", network, why)
 }
 
 // errLate is Docker's word for a place that did not come in time, or that the caller did not wait.

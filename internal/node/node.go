@@ -105,7 +105,7 @@ func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 		a.Begin(attachments{n})
 		n.run(a.Run)
 	}
-	ready(n.tried.Wrap(n.forward(n.api)))
+	ready(n.tried.Wrap(n.anywhere(n.forward(n.api))))
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil

@@ -27,8 +27,25 @@ type linkedRequest struct{ NodeID string }
 
 type linkedResponse struct{ Linked bool }
 
-// serveManagers is what a node serves to the managers that it holds links to.
-func (n *Node) serveManagers() http.Handler { return tasklog.Handler(n.engine) }
+// serveManagers is what a node serves to the managers that it holds links to: the logs of tasks and its Engine API.
+func (n *Node) serveManagers() http.Handler {
+	logs := tasklog.Handler(n.engine)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path, ok := strings.CutPrefix(r.URL.Path, enginePrefix+"/"); ok {
+			n.serveEngine(w, r, "/"+path)
+			return
+		}
+		logs.ServeHTTP(w, r)
+	})
+}
+
+// trusts says whether the peer is a manager, by its certificate and, on a manager, by its record.
+func (n *Node) trusts(p link.Peer) bool {
+	if m := n.manager(); m != nil {
+		return m.isManager(p)
+	}
+	return p.Role == swarm.NodeRoleManager
+}
 
 // routeNodes adds the routes by which managers reach nodes through each other.
 func (m *manager) routeNodes(mux *http.ServeMux) {
@@ -52,15 +69,16 @@ func (m *manager) routeNodes(mux *http.ServeMux) {
 }
 
 // relay passes a request on over a link.
-func relay(l http.RoundTripper, path string) http.Handler {
+func relay(l http.RoundTripper, path string) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = "http", "node", "node"
 			p.Out.URL.Path, p.Out.URL.RawPath = path, ""
 		},
-		Transport:     l,
-		FlushInterval: -1,
-		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, err error) { unavailable(w, err.Error()) },
+		Transport:      l,
+		FlushInterval:  -1,
+		ModifyResponse: markBroken,
+		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, err error) { unavailable(w, err.Error()) },
 	}
 }
 

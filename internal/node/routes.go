@@ -328,6 +328,7 @@ var classes = []struct {
 	{http.StatusBadRequest, errdefs.ErrInvalidArgument},
 	{http.StatusForbidden, errdefs.ErrPermissionDenied},
 	{http.StatusNotFound, errdefs.ErrNotFound},
+	{http.StatusConflict, errdefs.ErrConflict},
 	{http.StatusServiceUnavailable, errdefs.ErrUnavailable},
 }
 

@@ -28,7 +28,7 @@ func main() {
 
 func run(ctx context.Context) (err error) {
 	runs := flag.Int("runs", 5, "how often each is measured")
-	only := flag.String("only", "", "measure only what matches this `expression`: containers, memory, logs, ps, pull, idle, start, creations, leader, failover, membership, worker")
+	only := flag.String("only", "", "measure only what matches this `expression`: containers, memory, logs, ps, pull, idle, start, creations, leader, failover, membership, worker, traffic")
 	peer := flag.Bool("peer", true, "measure Debian's Docker beside Shoal, fetched into bin/peer")
 	results := flag.String("results", filepath.Join("bench", "results"), "`folder` for the JSON")
 	keep := flag.Bool("keep", false, "leave the last lab up")

@@ -3,6 +3,7 @@
 //	GET /              hostname, version, the client's address and the request's headers, as lines "name: value"
 //	GET /healthz       200 "ok"
 //	GET /slow?ms=N     the same as / after N milliseconds, 1000 by default and 60000 at most
+//	GET /zeros?bytes=N so many zero bytes, 1 MiB by default and 16 GiB at most
 //	UDP                any datagram is answered with the same first lines
 //
 // SIGTERM ends it once the requests that it is answering are answered. With -check it asks a running hello for its
@@ -33,6 +34,9 @@ var version = "dev"
 const (
 	slowDefault = time.Second
 	slowMax     = time.Minute
+
+	zerosDefault = 1 << 20
+	zerosMax     = 16 << 30
 	// drainWithin bounds the wait for the last answers: the slowest that may be asked for, and some.
 	drainWithin = slowMax + 10*time.Second
 )
@@ -91,23 +95,46 @@ func handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /slow", func(w http.ResponseWriter, r *http.Request) {
-		d := slowDefault
-		if v := r.FormValue("ms"); v != "" {
-			ms, err := strconv.Atoi(v)
-			if err != nil || ms < 0 || ms > int(slowMax.Milliseconds()) {
-				http.Error(w, fmt.Sprintf("ms must be a number from 0 to %d, not %q", slowMax.Milliseconds(), v), http.StatusBadRequest)
-				return
-			}
-			d = time.Duration(ms) * time.Millisecond
+		ms, ok := number(w, r, "ms", int(slowDefault.Milliseconds()), int(slowMax.Milliseconds()))
+		if !ok {
+			return
 		}
 		select {
-		case <-time.After(d):
+		case <-time.After(time.Duration(ms) * time.Millisecond):
 			answer(w, r)
 		case <-r.Context().Done():
 		}
 	})
+	mux.HandleFunc("GET /zeros", func(w http.ResponseWriter, r *http.Request) {
+		n, ok := number(w, r, "bytes", zerosDefault, zerosMax)
+		if !ok {
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(n))
+		for block := make([]byte, 256<<10); n > 0; {
+			k, err := w.Write(block[:min(n, len(block))])
+			if err != nil {
+				return
+			}
+			n -= k
+		}
+	})
 	mux.HandleFunc("GET /{$}", answer)
 	return mux
+}
+
+// number is a parameter of the request, or absent if it has none; ok is false if it was refused.
+func number(w http.ResponseWriter, r *http.Request, name string, absent, most int) (n int, ok bool) {
+	v := r.FormValue(name)
+	if v == "" {
+		return absent, true
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 || n > most {
+		http.Error(w, fmt.Sprintf("%s must be a number from 0 to %d, not %q", name, most, v), http.StatusBadRequest)
+		return 0, false
+	}
+	return n, true
 }
 
 // answer says who we are, who asked, and with what headers.

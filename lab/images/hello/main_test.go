@@ -31,6 +31,8 @@ func TestAnswers(t *testing.T) {
 		{"slow, not a number", "/slow?ms=x", 400, []string{`not "x"`}},
 		{"slow, negative", "/slow?ms=-1", 400, []string{`not "-1"`}},
 		{"slow, too long", "/slow?ms=60001", 400, []string{"60000"}},
+		{"zeros", "/zeros?bytes=3", 200, []string{"\x00\x00\x00"}},
+		{"zeros, too many", "/zeros?bytes=17179869185", 400, []string{"17179869184"}},
 		{"unknown", "/nothing", 404, nil},
 	}
 	for _, tt := range tests {
