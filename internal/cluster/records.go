@@ -92,6 +92,8 @@ type Task struct {
 type Network struct {
 	swarm.Network
 	StateVersion uint64 `json:",omitempty"`
+	// Reserved are the addresses that the user keeps for others than containers, by name.
+	Reserved map[string]netip.Addr `json:",omitempty"`
 }
 
 // Claim makes something unique: it is created with expected version 0, which only one writer can do. The ID says

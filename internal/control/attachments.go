@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	apinetwork "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
@@ -20,20 +19,6 @@ const detachTimeout = 3 * time.Second
 
 // giveUpTimeout bounds the taking back of an attachment that got no address.
 const giveUpTimeout = 5 * time.Second
-
-// Network returns a network of the swarm, by name or ID.
-func (c *Control) Network(ctx context.Context, ref string) (*apinetwork.Inspect, error) {
-	_, snap, err := c.read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	n, err := find(snap, "network", ref, networkName)
-	if err != nil {
-		return nil, err
-	}
-	out := inspectNetwork(n)
-	return &out, nil
-}
 
 // Attach gives a container of a node a place on a network that allows it, and waits for its address. Others that it had on
 // the network are given back. It must run on the leader.

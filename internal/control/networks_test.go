@@ -67,7 +67,7 @@ func TestNetworksGetSubnetsAndIdentifiersOfTheirOwn(t *testing.T) {
 		t.Fatalf("%d networks, %v", len(list), err)
 	}
 	// What a network had rests, because its containers may still be stopping, and is free again once the others are taken.
-	if err := c.RemoveNetwork(t.Context(), "a"); err != nil {
+	if err := c.RemoveNetwork(t.Context(), "a", false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.CreateNetwork(t.Context(), overlayRequest("again")); err != nil {
@@ -102,7 +102,7 @@ func TestPoolsGoRound(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	for _, name := range []string{"b", "a"} {
-		if err := c.RemoveNetwork(t.Context(), name); err != nil {
+		if err := c.RemoveNetwork(t.Context(), name, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -178,8 +178,8 @@ func TestRefusedNetworks(t *testing.T) {
 		"MTU":                {create(overlayRequest("x", option(cluster.OptionMTU, "12"))), errdefs.IsInvalidArgument, `"12"`},
 		"identifier":         {create(overlayRequest("x", option(cluster.OptionVNI, "16777216"))), errdefs.IsInvalidArgument, "16777216"},
 		"taken identifier":   {create(overlayRequest("x", option(cluster.OptionVNI, "4097"))), errdefs.IsInvalidArgument, "in use by network a"},
-		"in use":             {c.RemoveNetwork(t.Context(), "a"), errdefs.IsFailedPrecondition, "network " + id + " is in use by service " + web},
-		"not there":          {c.RemoveNetwork(t.Context(), "nope"), errdefs.IsNotFound, "network nope not found"},
+		"in use":             {c.RemoveNetwork(t.Context(), "a", false), errdefs.IsFailedPrecondition, "network " + id + " is in use by service " + web},
+		"not there":          {c.RemoveNetwork(t.Context(), "nope", false), errdefs.IsNotFound, "network nope not found"},
 		"service on none":    {service("nope"), errdefs.IsNotFound, "network nope not found"},
 		"service on ingress": {service("ingress"), errdefs.IsInvalidArgument, "Service cannot be explicitly attached to the ingress network"},
 		"service twice":      {service("a", id), errdefs.IsInvalidArgument, "network a is named twice"},
@@ -208,7 +208,7 @@ func TestRefusedNetworks(t *testing.T) {
 	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(task)); tx.Write(store.Create(orphan)); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.RemoveNetwork(t.Context(), "a"); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "in use by task t") {
+	if err := c.RemoveNetwork(t.Context(), "a", false); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "in use by task t") {
 		t.Error(err)
 	}
 	have, _ := store.Get[*cluster.Task](s.Snapshot(), "t")
@@ -217,7 +217,7 @@ func TestRefusedNetworks(t *testing.T) {
 	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.PutSpec(done)); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.RemoveNetwork(t.Context(), id); err != nil {
+	if err := c.RemoveNetwork(t.Context(), id, false); err != nil {
 		t.Error(err)
 	}
 	if slices.ContainsFunc(slices.Collect(store.List[*cluster.Claim](s.Snapshot())), func(c *cluster.Claim) bool { return c.Owner == id }) {
@@ -332,11 +332,110 @@ func TestAttachments(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := c.RemoveNetwork(short, "team"); err == nil {
+	if err := c.RemoveNetwork(short, "team", false); err == nil {
 		t.Error("a network that a container is on was removed")
 	}
 	go func() { _ = c.Detach(t.Context(), "node1id", []string{"t11", "t99"}) }()
-	if err := c.RemoveNetwork(t.Context(), "team"); err != nil {
+	if err := c.RemoveNetwork(t.Context(), "team", false); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestReservedAddresses(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	aux := func(a string) func(*apinetwork.CreateRequest) {
+		return func(r *apinetwork.CreateRequest) {
+			r.IPAM = &apinetwork.IPAM{Config: []apinetwork.IPAMConfig{{
+				Subnet: netip.MustParsePrefix("10.6.0.0/24"), Gateway: netip.MustParseAddr("10.6.0.1"), AuxAddress: map[string]netip.Addr{"printer": netip.MustParseAddr(a)},
+			}}}
+		}
+	}
+	for a, want := range map[string]string{
+		"10.7.0.5": "invalid auxiliary address printer: parent subnet 10.6.0.0/24 doesn't contain this address", "10.6.0.1": "invalid auxiliary address printer: Address already in use",
+	} {
+		if _, err := c.CreateNetwork(t.Context(), overlayRequest("a", aux(a))); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+	id, err := c.CreateNetwork(t.Context(), overlayRequest("a", aux("10.6.0.5")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := cluster.ClaimAddr(id, netip.MustParseAddr("10.6.0.5"))
+	if cl, ok := store.Get[*cluster.Claim](s.Snapshot(), claim); !ok || cl.Owner != id {
+		t.Errorf("%+v", cl)
+	}
+	if i, err := c.Network(t.Context(), "a", false); err != nil || i.IPAM.Config[0].AuxAddress["printer"] != netip.MustParseAddr("10.6.0.5") {
+		t.Errorf("%+v %v", i, err)
+	}
+	if err := c.RemoveNetwork(t.Context(), "a", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := store.Get[*cluster.Claim](s.Snapshot(), claim); ok {
+		t.Error("the address stays reserved")
+	}
+}
+
+// TestIngress replaces the routing mesh's network, which only one can be and no service may need meanwhile.
+func TestIngress(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	mesh := func(r *apinetwork.CreateRequest) { r.Ingress = true }
+	first, err := c.CreateNetwork(t.Context(), overlayRequest("ingress", mesh))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CreateNetwork(t.Context(), overlayRequest("mine", mesh)); !errdefs.IsAlreadyExists(err) || err.Error() != "ingress network ("+first+") is already present" {
+		t.Error(err)
+	}
+	web := &cluster.Service{}
+	web.ID, web.Spec.Name = "webid", "web"
+	web.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80, PublishedPort: 8080}}}
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(web)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemoveNetwork(t.Context(), "ingress", false); !errdefs.IsFailedPrecondition(err) || err.Error() != "ingress network cannot be removed because service webid depends on it" {
+		t.Error(err)
+	}
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error {
+		w, _ := store.Get[*cluster.Service](tx.Snapshot, "webid")
+		tx.Write(store.Delete(w))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.RemoveNetwork(t.Context(), "ingress", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CreateNetwork(t.Context(), overlayRequest("mine", mesh, subnet("10.11.0.0/16"))); err != nil || !record(t, s, "mine").Spec.Ingress {
+		t.Error(err)
+	}
+}
+
+func TestVerboseNetwork(t *testing.T) {
+	c, s := newControl(t, fakeRegistry{})
+	id, err := c.CreateNetwork(t.Context(), overlayRequest("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := &cluster.Service{}
+	web.ID, web.Spec.Name = "webid", "web"
+	web.Spec.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: id}}
+	web.Endpoint.VirtualIPs = []swarm.EndpointVirtualIP{{NetworkID: id, Addr: netip.MustParsePrefix("10.0.1.2/24")}}
+	k := &cluster.Task{ServiceName: "web"}
+	k.ID, k.ServiceID, k.NodeID, k.Slot, k.DesiredState = "t1", "webid", "node1id", 1, swarm.TaskStateRunning
+	k.Status.State = swarm.TaskStateRunning
+	k.NetworksAttachments = []swarm.NetworkAttachment{{Network: swarm.Network{ID: id}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.3/24")}}}
+	if _, err := s.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Create(web)); tx.Write(store.Create(k)); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := c.Network(t.Context(), "a", false); err != nil || i.Services != nil || len(i.Peers) != 1 || i.Peers[0].Name != "node1-node1id" {
+		t.Errorf("%+v %v", i, err)
+	}
+	i, err := c.Network(t.Context(), "a", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := i.Services["web"]; w.VIP != netip.MustParseAddr("10.0.1.2") || len(w.Tasks) != 1 || w.Tasks[0].Name != "web.1.t1" || w.Tasks[0].EndpointIP != netip.MustParseAddr("10.0.1.3") {
+		t.Errorf("%+v", i.Services)
 	}
 }

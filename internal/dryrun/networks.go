@@ -74,7 +74,7 @@ func (s networks) RemoveNetwork(ctx context.Context, ref string) error {
 	if i.Scope != "swarm" {
 		return ofHost()
 	}
-	return s.control.RemoveNetwork(ctx, i.ID)
+	return s.control.RemoveNetwork(ctx, i.ID, true)
 }
 
 func (networks) PruneNetworks(context.Context, map[string][]string) (*network.PruneReport, error) {

@@ -63,7 +63,7 @@ func (n *Node) serveAttach(ctx context.Context, r attachRequest) (out attachResp
 	case len(r.Detach) > 0:
 		err = n.control.Detach(ctx, r.NodeID, r.Detach)
 	default:
-		out.Network, err = n.control.Network(ctx, r.Find)
+		out.Network, err = n.control.Network(ctx, r.Find, false)
 	}
 	return out, err
 }

@@ -367,3 +367,33 @@ func BenchmarkTasks(b *testing.B) {
 		})
 	}
 }
+
+// TestNodesMoveToANewRoutingMesh gives nodes addresses on the one that comes after another.
+func TestNodesMoveToANewRoutingMesh(t *testing.T) {
+	s := plantest.New(t)
+	ingress(s, "10.0.0.0/24")
+	s.Node("a")
+	var p address.Planner
+	s.Settle(p)
+	old := plantest.Get[*cluster.Node](s, "a").IngressAddr
+	if _, err := s.Store.Update(t.Context(), func(tx *store.Tx) error {
+		tx.Write(store.Delete(plantest.Get[*cluster.Network](s, "ing")))
+		n := &cluster.Network{}
+		n.ID, n.Spec.Ingress = "new", true
+		n.IPAMOptions = &swarm.IPAMOptions{Configs: []swarm.IPAMConfig{{Subnet: netip.MustParsePrefix("10.0.0.0/25")}}}
+		tx.Write(store.Create(n))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.Holds["a"] = s.Store.Index() + 100
+	s.Settle(p)
+	n := plantest.Get[*cluster.Node](s, "a")
+	snap := s.Store.Snapshot()
+	if c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimAddr("new", n.IngressAddr)); !ok || c.Owner != "a" {
+		t.Errorf("%s %+v", n.IngressAddr, c)
+	}
+	if c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimAddr("ing", old)); ok && c.ReleasedAt == 0 {
+		t.Errorf("the old address stays: %+v", c)
+	}
+}

@@ -162,7 +162,8 @@ func planNodes(snap *store.Snapshot) reconcile.Plan {
 	}
 	index, offset := uint32(1), uint32(0)
 	for n := range store.List[*cluster.Node](snap) {
-		if n.Index != 0 && (n.IngressAddr.IsValid() || p == nil) {
+		placed := p == nil || onIngress(snap, ingress.ID, n)
+		if n.Index != 0 && placed {
 			continue
 		}
 		c := n.Clone().(*cluster.Node)
@@ -181,7 +182,7 @@ func planNodes(snap *store.Snapshot) reconcile.Plan {
 			index++
 			claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimNodeIndex(c.Index), Owner: n.ID, OwnerName: n.Description.Hostname}))
 		}
-		if !c.IngressAddr.IsValid() && p != nil {
+		if !placed {
 			addr, ok := p.from(offset)
 			if ok {
 				offset = number(addr) - p.first + 1
@@ -198,6 +199,12 @@ func planNodes(snap *store.Snapshot) reconcile.Plan {
 		}
 	}
 	return plan
+}
+
+// onIngress says whether the node has an address on this routing mesh, and not of one that was there before.
+func onIngress(snap *store.Snapshot, network string, n *cluster.Node) bool {
+	c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimAddr(network, n.IngressAddr))
+	return n.IngressAddr.IsValid() && ok && c.Owner == n.ID
 }
 
 // planService fills the service's endpoint: what its specification says, with a port where it left one open.
