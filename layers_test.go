@@ -57,6 +57,7 @@ var layers = []struct {
 	{"internal/dispatch/*", []string{"internal/link"}},
 	{"internal/dispatch", []string{"internal/cluster", "internal/dispatch/protocol", "internal/link", "internal/network", "internal/store"}},
 	{"internal/agent", []string{"internal/cluster", "internal/dispatch/protocol", "internal/engine", "internal/network", "internal/template"}},
+	{"internal/attach", []string{"internal/cluster", "internal/engine", "internal/network/local", "internal/network", "internal/network/fake"}},
 	// The API declares what it needs of others and holds no policy.
 	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/doctor", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster",
 		"internal/network/fake", "internal/network/local"}},

@@ -96,7 +96,7 @@ func (n *ofSwarm) Network(ctx context.Context, ref, scope string, _ bool) (*netw
 }
 
 func (n *ofSwarm) RemoveNetwork(ctx context.Context, ref string) error {
-	return n.control.RemoveNetwork(ctx, ref)
+	return n.control.RemoveNetwork(ctx, ref, false)
 }
 
 // TestDryRunCommands fails when docker/cli has moved a command that has the flag.

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
 
+	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/dispatch/protocol"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/network"
@@ -86,6 +87,9 @@ type Config struct {
 	OnManagers func([]swarm.Peer)
 	// OnRole is told the role that the node is to have, with every heartbeat. It must not block. It may be nil.
 	OnRole func(swarm.NodeRole)
+	// OnAttachments is told the attachments of the node's containers that the swarm knows whenever they change, and at the
+	// start of a session. It must not block. It may be nil.
+	OnAttachments func([]cluster.Attachment)
 	// OnCertificate is told, with every heartbeat, what the swarm says of the node's certificate. It must not block. It may be nil.
 	OnCertificate func(protocol.Certificate)
 	// OnClock is told, with every heartbeat, how far this node's clock is ahead of the manager's. It must not block. It may be nil.
@@ -119,7 +123,8 @@ type Agent struct {
 	ingress  *network.Ingress
 	overlays []*network.Overlay
 	tasks    map[string]*runner
-	running  sync.WaitGroup // the runners
+	attached map[string]cluster.Attachment // by the ID of their task
+	running  sync.WaitGroup                // the runners
 }
 
 // New returns an agent that begins with [Agent.Run].
@@ -132,6 +137,9 @@ func New(cfg Config) *Agent {
 	}
 	if cfg.OnRole == nil {
 		cfg.OnRole = func(swarm.NodeRole) {}
+	}
+	if cfg.OnAttachments == nil {
+		cfg.OnAttachments = func([]cluster.Attachment) {}
 	}
 	if cfg.OnCertificate == nil {
 		cfg.OnCertificate = func(protocol.Certificate) {}

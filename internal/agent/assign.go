@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/moby/moby/api/types/swarm"
 
 	"shoal.dev/shoal/internal/cluster"
@@ -10,8 +13,12 @@ import (
 // assign gives a frame's tasks to their runners. held are the containers that were there before, by task; it is given
 // with a complete frame only, because before one nothing is known to be unwanted. a.mu is held.
 func (a *Agent) assign(f *protocol.Frame, held map[string]string) {
+	a.takeAttachments(f)
 	known := map[string]bool{}
 	for _, t := range f.Tasks {
+		if t.Attaches() {
+			continue
+		}
 		known[t.ID] = true
 		r := a.tasks[t.ID]
 		if r == nil {
@@ -44,6 +51,29 @@ func (a *Agent) assign(f *protocol.Frame, held map[string]string) {
 		t := &cluster.Task{}
 		t.ID, t.Status.State, t.DesiredState = id, swarm.TaskStateOrphaned, swarm.TaskStateRemove
 		a.begin(t, f.Version, c).discard()
+	}
+}
+
+// takeAttachments tells what a frame says of the attachments of the node's containers. a.mu is held.
+func (a *Agent) takeAttachments(f *protocol.Frame) {
+	changed := f.Complete
+	if f.Complete {
+		a.attached = map[string]cluster.Attachment{}
+	}
+	for _, t := range f.Tasks {
+		if at, ok := t.Attachment(); ok {
+			a.attached[t.ID] = at
+			changed = true
+		}
+	}
+	for _, id := range f.Removed {
+		if _, ok := a.attached[id]; ok {
+			delete(a.attached, id)
+			changed = true
+		}
+	}
+	if changed {
+		a.cfg.OnAttachments(slices.Collect(maps.Values(a.attached)))
 	}
 }
 

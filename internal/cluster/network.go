@@ -125,9 +125,12 @@ func validateIPAM(configs []network.IPAMConfig) error {
 		if c.Gateway.IsValid() && !c.Subnet.Contains(c.Gateway) {
 			bad("invalid gateway %s: parent subnet %s doesn't contain this address", c.Gateway, c.Subnet)
 		}
-		for _, a := range c.AuxAddress {
-			if !c.Subnet.Contains(a) {
-				bad("invalid auxiliary address %s: parent subnet %s doesn't contain this address", a, c.Subnet)
+		for name, a := range c.AuxAddress {
+			switch {
+			case !c.Subnet.Contains(a):
+				bad("invalid auxiliary address %s: parent subnet %s doesn't contain this address", name, c.Subnet)
+			case a == c.Gateway:
+				bad("invalid auxiliary address %s: Address already in use", name)
 			}
 		}
 	}
@@ -145,7 +148,6 @@ func UnsupportedNetwork(r network.CreateRequest) error {
 		{r.Driver != "" && r.Driver != "overlay", "swarm networks of drivers other than overlay", "Driver"},
 		{r.EnableIPv6 != nil && *r.EnableIPv6, "overlay networks with IPv6", "EnableIPv6"},
 		{r.EnableIPv4 != nil && !*r.EnableIPv4, "overlay networks without IPv4", "EnableIPv4"},
-		{r.Ingress, "other routing meshes than the one that swarm init makes", "Ingress"},
 		{r.ConfigOnly || r.ConfigFrom != nil, "networks that only configure others", "ConfigOnly, ConfigFrom"},
 		{encrypted && r.Options[OptionEncrypted] != "false", "encrypted overlay networks", "Options.encrypted"},
 	}
@@ -156,8 +158,7 @@ func UnsupportedNetwork(r network.CreateRequest) error {
 		for _, c := range i.Config {
 			list = append(list,
 				missing{c.Subnet.IsValid() && !c.Subnet.Addr().Is4(), "overlay networks with IPv6", "IPAM.Config.Subnet"},
-				missing{c.Subnet.IsValid() && c.Subnet.Addr().Is4() && (c.Subnet.Bits() > 29 || c.Subnet.Bits() < 8), "overlay networks with fewer than 8 or more than 16777216 addresses", "IPAM.Config.Subnet"},
-				missing{len(c.AuxAddress) > 0, "auxiliary addresses of overlay networks", "IPAM.Config.AuxiliaryAddresses"})
+				missing{c.Subnet.IsValid() && c.Subnet.Addr().Is4() && (c.Subnet.Bits() > 29 || c.Subnet.Bits() < 8), "overlay networks with fewer than 8 or more than 16777216 addresses", "IPAM.Config.Subnet"})
 		}
 	}
 	return refuse(list)

@@ -62,7 +62,8 @@ type Service struct {
 type Task struct {
 	swarm.Task
 	StateVersion uint64 `json:",omitempty"`
-	// ServiceName is the service's name when the task was made; container names and hostnames derive from it.
+	// ServiceName is the service's name when the task was made; container names and hostnames derive from it. Of an
+	// attachment, which has no service, it is the container's name.
 	ServiceName string `json:",omitempty"`
 	// Global says that the task is one of a global service or job: its slot is its node, which it has from its creation.
 	Global bool `json:",omitempty"`
@@ -73,6 +74,8 @@ type Task struct {
 	// Released says that no node's kernel sends the task new connections any more, so that it may be stopped; see
 	// [Task.Held]. It is never taken back.
 	Released bool `json:",omitempty"`
+	// Asked is the address that the container of an attachment is to have; zero: any. See [Attachment].
+	Asked netip.Addr `json:"Asked,omitzero"`
 	// Moving says that the task gives way to another one of its slot, on a node that has fewer of the service's tasks.
 	Moving bool `json:",omitempty"`
 	// HostPorts are the ports that the task's container publishes on its node, as its service said when it was made.
@@ -91,6 +94,8 @@ type Task struct {
 type Network struct {
 	swarm.Network
 	StateVersion uint64 `json:",omitempty"`
+	// Reserved are the addresses that the user keeps for others than containers, by name.
+	Reserved map[string]netip.Addr `json:",omitempty"`
 }
 
 // Claim makes something unique: it is created with expected version 0, which only one writer can do. The ID says
@@ -243,8 +248,12 @@ func (t *Task) Address(networkID string) netip.Addr {
 	return netip.Addr{}
 }
 
-// Name is what users call the task, without its ID: SERVICE.SLOT or, as in Docker for slot 0 too, SERVICE.NODE.
+// Name is what users call the task, without its ID: SERVICE.SLOT or, as in Docker for slot 0 too, SERVICE.NODE. An
+// attachment is called as its container.
 func (t *Task) Name() string {
+	if t.Attaches() {
+		return t.ServiceName
+	}
 	if t.Slot == 0 {
 		return t.ServiceName + "." + t.NodeID
 	}

@@ -45,9 +45,9 @@ func (t *Task) Held() bool {
 	return !t.WantsToRun() && !t.Released && len(t.NetworksAttachments) > 0 && t.Status.State == swarm.TaskStateRunning
 }
 
-// TakesRoom says whether the task takes room on its node: it was given to it and has not ended.
+// TakesRoom says whether the task takes room on its node: it was given to it, is to be run there, and has not ended.
 func (t *Task) TakesRoom() bool {
-	return t.NodeID != "" && !Before(t.Status.State, swarm.TaskStateAssigned) && !t.Ended()
+	return t.NodeID != "" && !Before(t.Status.State, swarm.TaskStateAssigned) && !t.Ended() && !t.Attaches()
 }
 
 // Ended says whether the task has ended: nothing of it runs any more.

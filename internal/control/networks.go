@@ -60,6 +60,9 @@ func inspectNetwork(n *cluster.Network) apinetwork.Inspect {
 		for _, c := range n.IPAMOptions.Configs {
 			out.IPAM.Config = append(out.IPAM.Config, apinetwork.IPAMConfig{Subnet: c.Subnet, IPRange: c.Range, Gateway: c.Gateway})
 		}
+		if len(out.IPAM.Config) > 0 {
+			out.IPAM.Config[0].AuxAddress = maps.Clone(n.Reserved)
+		}
 	}
 	return out
 }
@@ -78,7 +81,10 @@ func (c *Control) CreateNetwork(ctx context.Context, r apinetwork.CreateRequest)
 	}
 	n := newNetwork(r)
 	return n.ID, m.update(ctx, func(tx *store.Tx) error {
-		if _, ok := tx.NetworkByName(r.Name); ok || r.Name == "ingress" {
+		if o, ok := tx.IngressNetwork(); ok && r.Ingress {
+			return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("ingress network (%s) is already present", o.ID))
+		}
+		if _, ok := tx.NetworkByName(r.Name); ok || r.Name == "ingress" && !r.Ingress {
 			return errdefs.ErrAlreadyExists.WithMessage("network with name " + r.Name + " already exists")
 		}
 		n := n.Clone().(*cluster.Network)
@@ -88,8 +94,18 @@ func (c *Control) CreateNetwork(ctx context.Context, r apinetwork.CreateRequest)
 		tx.Write(store.Create(n))
 		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimName(cluster.KindNetwork, r.Name), Owner: n.ID, OwnerName: r.Name}))
 		tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimVNI(n.VNI()), Owner: n.ID, OwnerName: r.Name}))
+		for _, a := range reserved(n) {
+			tx.Write(store.Create(&cluster.Claim{ID: cluster.ClaimAddr(n.ID, a), Owner: n.ID, OwnerName: r.Name}))
+		}
 		return nil
 	})
+}
+
+// reserved are the addresses that no container gets: without the gateway, which none gets in any case.
+func reserved(n *cluster.Network) []netip.Addr {
+	_, gateway, _ := n.Subnet()
+	all := slices.SortedFunc(maps.Values(n.Reserved), netip.Addr.Compare)
+	return slices.DeleteFunc(slices.Compact(all), func(a netip.Addr) bool { return a == gateway })
 }
 
 // newNetwork is the record of a request, with nothing given out yet.
@@ -100,12 +116,13 @@ func newNetwork(r apinetwork.CreateRequest) *cluster.Network {
 	if n.Spec.Labels == nil {
 		n.Spec.Labels = map[string]string{}
 	}
-	n.Spec.Internal, n.Spec.Attachable, n.Spec.Scope = r.Internal, r.Attachable, "swarm"
+	n.Spec.Internal, n.Spec.Attachable, n.Spec.Ingress, n.Spec.Scope = r.Internal, r.Attachable, r.Ingress, "swarm"
 	n.Spec.DriverConfiguration = &swarm.Driver{Name: "overlay", Options: maps.Clone(r.Options)}
 	n.Spec.IPAMOptions = &swarm.IPAMOptions{Driver: swarm.Driver{Name: "default"}}
 	if r.IPAM != nil {
 		for _, c := range r.IPAM.Config {
 			n.Spec.IPAMOptions.Configs = append(n.Spec.IPAMOptions.Configs, swarm.IPAMConfig{Subnet: c.Subnet, Range: c.IPRange, Gateway: c.Gateway})
+			n.Reserved = maps.Clone(c.AuxAddress)
 		}
 	}
 	return n
@@ -245,21 +262,31 @@ func freeVNI(snap *store.Snapshot, last uint32) (uint32, error) {
 	return 0, errors.New("every VXLAN identifier is in use")
 }
 
-// RemoveNetwork removes a network that no service and no task uses.
-func (c *Control) RemoveNetwork(ctx context.Context, ref string) error {
+// publishes says whether the routing mesh publishes a port of the service.
+func publishes(s *cluster.Service) bool {
+	e := s.Spec.EndpointSpec
+	return e != nil && slices.ContainsFunc(e.Ports, func(p swarm.PortConfig) bool { return p.PublishMode != swarm.PortConfigPublishModeHost })
+}
+
+// RemoveNetwork removes a network that no service, no task and no container uses. It waits a moment for containers that
+// have just ended, unless it is to remove unused networks only.
+func (c *Control) RemoveNetwork(ctx context.Context, ref string, unused bool) error {
 	m, err := c.write()
 	if err != nil {
 		return err
+	}
+	if !unused {
+		m.awaitDetached(ctx, ref)
 	}
 	return m.update(ctx, func(tx *store.Tx) error {
 		n, err := find(tx.Snapshot, "network", ref, networkName)
 		if err != nil {
 			return err
 		}
-		if n.Spec.Ingress {
-			return errdefs.ErrNotImplemented.WithMessage("removing the routing mesh's network is not implemented by Shoal yet")
-		}
 		for s := range store.List[*cluster.Service](tx.Snapshot) {
+			if n.Spec.Ingress && publishes(s) {
+				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("ingress network cannot be removed because service %s depends on it", s.ID))
+			}
 			if slices.Contains(cluster.Targets(&s.Spec.TaskTemplate), n.ID) {
 				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s is in use by service %s", n.ID, s.ID))
 			}
@@ -270,12 +297,16 @@ func (c *Control) RemoveNetwork(ctx context.Context, ref string) error {
 			if _, serves := store.Get[*cluster.Service](tx.Snapshot, t.ServiceID); t.ServiceID != "" && !serves {
 				continue
 			}
-			if t.WantsToRun() && !t.Ended() && t.Address(n.ID).IsValid() {
+			if !n.Spec.Ingress && t.WantsToRun() && !t.Ended() && t.Address(n.ID).IsValid() {
 				return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("network %s is in use by task %s", n.ID, t.ID))
 			}
 		}
 		tx.Write(store.Delete(n))
-		for _, id := range []string{cluster.ClaimName(cluster.KindNetwork, n.Spec.Name), cluster.ClaimVNI(n.VNI())} {
+		claims := []string{cluster.ClaimName(cluster.KindNetwork, n.Spec.Name), cluster.ClaimVNI(n.VNI())}
+		for _, a := range reserved(n) {
+			claims = append(claims, cluster.ClaimAddr(n.ID, a))
+		}
+		for _, id := range claims {
 			if cl, ok := store.Get[*cluster.Claim](tx.Snapshot, id); ok && cl.Owner == n.ID {
 				tx.Write(store.Delete(cl))
 			}

@@ -47,12 +47,20 @@ func (c *Control) Tasks(ctx context.Context, f map[string][]string) ([]swarm.Tas
 		if fl.any("id", prefixOf(t.ID)) && fl.any("name", prefixOf(taskName(t))) && fl.labels("label", t.Labels) &&
 			fl.any("service", func(string) bool { return services[t.ServiceID] }) &&
 			fl.any("node", func(string) bool { return nodes[t.NodeID] }) &&
-			fl.any("runtime", func(v string) bool { return v == "container" }) &&
+			fl.runs(t) &&
 			oneOf(desired, shownDesired(t)) {
 			out = append(out, task(snap, t))
 		}
 	}
 	return out, nil
+}
+
+// runs applies the filter runtime. Attachments are listed only where it names them.
+func (f filters) runs(t *cluster.Task) bool {
+	if t.Attaches() {
+		return slices.Contains(f["runtime"], string(swarm.RuntimeNetworkAttachment))
+	}
+	return f.any("runtime", func(v string) bool { return v == string(swarm.RuntimeContainer) })
 }
 
 // candidates are the tasks of the services or, where none are given, of the nodes, or all, in the order of their IDs.

@@ -74,13 +74,12 @@ func (s networks) RemoveNetwork(ctx context.Context, ref string) error {
 	if i.Scope != "swarm" {
 		return ofHost()
 	}
-	return s.control.RemoveNetwork(ctx, i.ID)
+	return s.control.RemoveNetwork(ctx, i.ID, true)
 }
 
 func (networks) PruneNetworks(context.Context, map[string][]string) (*network.PruneReport, error) {
 	return nil, ofHost()
 }
-func (networks) Attachable(context.Context, string) error { return ofHost() }
 func (networks) Connect(context.Context, string, string, *network.EndpointSettings) error {
 	return ofHost()
 }

@@ -155,6 +155,7 @@ type Sandboxes interface {
 // Attachment is what a container wants of the network.
 type Attachment struct {
 	Name    string     // the container's, for messages
+	Task    string     // the ID of the swarm's task that the container is of, which has its addresses; "" for a plain one
 	Ingress netip.Addr // its address on the routing mesh; zero for none
 	Ports   []PortRequest
 	// Networks are those that it is on; nil is the network bridge.

@@ -172,9 +172,6 @@ type Networks interface {
 	CreateNetwork(ctx context.Context, r network.CreateRequest) (*network.CreateResponse, error)
 	RemoveNetwork(ctx context.Context, idOrName string) error
 	PruneNetworks(ctx context.Context, filters map[string][]string) (*network.PruneReport, error)
-	// Attachable says why a container that a user makes cannot be on a network; nil if it can, or if there is no such
-	// network.
-	Attachable(ctx context.Context, idOrName string) error
 	Connect(ctx context.Context, idOrName, container string, s *network.EndpointSettings) error
 	Disconnect(ctx context.Context, idOrName, container string, force bool) error
 }

@@ -99,8 +99,6 @@ func TestBadInput(t *testing.T) {
 		{"a network without a name", "POST", "/networks/create", js, `{}`, 400, "invalid name: name is empty"},
 		{"a network of another driver", "POST", "/networks/create", js, `{"Name":"a","Driver":"rex"}`, 404, `could not find plugin rex in v1 plugin registry: plugin not found`},
 		{"an overlay network of one host", "POST", "/networks/create", js, `{"Name":"a","Driver":"overlay"}`, 400, "a network of the driver overlay is the swarm's"},
-		{"a container on the swarm's network", "POST", "/containers/create", js, `{"Image":"hello:1","HostConfig":{"NetworkMode":"ofswarm"}}`, 501, "attaching a container to the swarm's network"},
-		{"a container on the swarm's network too", "POST", "/containers/create", js, `{"Image":"hello:1","NetworkingConfig":{"EndpointsConfig":{"ofswarm":{}}}}`, 501, "attaching a container to the swarm's network"},
 		{"a subnet that is none", "POST", "/networks/create", js, `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/33"}]}}`, 400, "invalid JSON"},
 		{"a subnet with host bits", "POST", "/networks/create", js, `{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.1/24"}]}}`, 400, "invalid network config:\ninvalid subnet 10.0.0.1/24: it should be 10.0.0.0/24"},
 		{"removal of a network that every host has", "DELETE", "/networks/host", "", "", 403, "host is a pre-defined network and cannot be removed"},

@@ -102,9 +102,6 @@ func (a *api) createContainer(c *call) error {
 	if !c.since(44) && len(networks) > 1 { // until then it was connected to others afterwards
 		return invalid("Container cannot be connected to network endpoints: %s", strings.Join(slices.Sorted(maps.Keys(networks)), ", "))
 	}
-	if err := a.attachable(c, r.HostConfig.NetworkMode, networks); err != nil {
-		return err
-	}
 	id, warnings, err := a.Containers.Create(c.Context(), engine.Spec{
 		Name:       strings.TrimPrefix(c.query.Get("name"), "/"),
 		Platform:   c.query.Get("platform"),
@@ -269,21 +266,5 @@ func (a *api) waitContainer(c *call) error {
 		return err
 	}
 	_, _ = c.w.Write(b)
-	return nil
-}
-
-// attachable refuses networks that a user's container cannot be on.
-func (a *api) attachable(c *call, mode container.NetworkMode, networks map[string]*network.EndpointSettings) error {
-	if a.Networks == nil {
-		return nil
-	}
-	for _, name := range append(slices.Sorted(maps.Keys(networks)), mode.NetworkName()) {
-		if !container.NetworkMode(name).IsUserDefined() {
-			continue
-		}
-		if err := a.Networks.Attachable(c.Context(), name); err != nil {
-			return err
-		}
-	}
 	return nil
 }

@@ -39,7 +39,7 @@ func Derive(in Input) *Ingress {
 	reachable := make(map[string]bool, len(in.Nodes)) // by node ID: may take new connections
 	for _, n := range in.Nodes {
 		u := underlay(n)
-		if n.Index == 0 || !n.IngressAddr.IsValid() || !u.IsValid() {
+		if n.Index == 0 || !subnet.Contains(n.IngressAddr) || !u.IsValid() {
 			continue
 		}
 		ing.Nodes = append(ing.Nodes, Node{ID: n.ID, Index: n.Index, Underlay: u, Addr: n.IngressAddr})

@@ -52,6 +52,8 @@ type VIP struct {
 type Name struct {
 	Name  string
 	Addrs []netip.Addr // sorted; a name that is there but stands for nothing at the moment has none
+	// Alias says that its addresses have another name, which is what they are called.
+	Alias bool `json:",omitempty"`
 }
 
 // Equal says whether the two are the same.
@@ -63,7 +65,7 @@ func (o *Overlay) Equal(p *Overlay) bool { return o == p || reflect.DeepEqual(o,
 // A task has an endpoint from the moment it has a node until it has ended. It is a backend of its service's virtual
 // address, and found by its service's names, while it runs, is meant to run and its node is not down. A service is found
 // by its name and its aliases on the network: by its virtual address if it has one, else by its tasks' addresses; these
-// are always found by tasks.NAME.
+// are always found by tasks.NAME. A plain container is found by its names.
 func DeriveOverlays(in Input, networks []*cluster.Network) []*Overlay {
 	d := deriving{nodes: map[string]peerState{}, networks: map[string]*overlayParts{}}
 	for _, n := range networks {
@@ -71,7 +73,7 @@ func DeriveOverlays(in Input, networks []*cluster.Network) []*Overlay {
 		if n.Spec.Ingress || !ok || n.VNI() == 0 {
 			continue
 		}
-		d.networks[n.ID] = &overlayParts{peers: map[string]netip.Addr{}, taken: map[netip.Addr]bool{}, running: map[string][]netip.Addr{}, names: map[string][]netip.Addr{}, overlay: Overlay{
+		d.networks[n.ID] = &overlayParts{peers: map[string]netip.Addr{}, taken: map[netip.Addr]bool{}, running: map[string][]netip.Addr{}, names: map[string][]netip.Addr{}, aliases: map[string]bool{}, overlay: Overlay{
 			ID: n.ID, Name: n.Spec.Name, Subnet: subnet, Gateway: gateway, VNI: n.VNI(), Port: in.Port, MTU: n.MTU(), Internal: n.Spec.Internal,
 		}}
 	}
@@ -121,6 +123,7 @@ type overlayParts struct {
 	running map[string][]netip.Addr // by service: tasks that take connections
 	taken   map[netip.Addr]bool
 	names   map[string][]netip.Addr
+	aliases map[string]bool // by name: an alias for all that have it
 }
 
 func (d *deriving) task(t *cluster.Task) {
@@ -140,18 +143,28 @@ func (d *deriving) task(t *cluster.Task) {
 		if t.Status.State != swarm.TaskStateRunning || !t.WantsToRun() || !n.reachable {
 			continue
 		}
+		if t.Attaches() {
+			for _, n := range t.Spec.Networks {
+				for i, name := range n.Aliases {
+					p.name(name, i > 0, addr)
+				}
+			}
+			continue
+		}
 		p.running[t.ServiceID] = append(p.running[t.ServiceID], addr)
 		slot := strconv.Itoa(t.Slot)
 		if t.Slot == 0 {
 			slot = t.NodeID
 		}
-		p.name(t.ServiceName+"."+slot+"."+t.ID, addr)
+		p.name(t.ServiceName+"."+slot+"."+t.ID, false, addr)
 	}
 }
 
-func (p *overlayParts) name(name string, addrs ...netip.Addr) {
+func (p *overlayParts) name(name string, alias bool, addrs ...netip.Addr) {
 	name = strings.ToLower(name)
+	_, known := p.names[name]
 	p.names[name] = append(p.names[name], addrs...)
+	p.aliases[name] = alias && (p.aliases[name] || !known)
 }
 
 // service adds what a service of the network is found by.
@@ -167,8 +180,8 @@ func (p *overlayParts) service(s *cluster.Service, aliases []string) {
 		}
 	}
 	for _, n := range slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(aliases), s.Spec.Name)))) {
-		p.name(n, at...)
-		p.name("tasks."+n, running...)
+		p.name(n, n != s.Spec.Name, at...)
+		p.name("tasks."+n, true, running...)
 	}
 }
 
@@ -180,7 +193,7 @@ func (p *overlayParts) finish() *Overlay {
 	}
 	for name, addrs := range p.names {
 		slices.SortFunc(addrs, netip.Addr.Compare)
-		o.Names = append(o.Names, Name{name, slices.Compact(addrs)})
+		o.Names = append(o.Names, Name{name, slices.Compact(addrs), p.aliases[name]})
 	}
 	slices.SortFunc(o.Peers, func(a, b Peer) int { return cmp.Compare(a.NodeID, b.NodeID) })
 	slices.SortFunc(o.Endpoints, func(a, b Endpoint) int { return a.Addr.Compare(b.Addr) })

@@ -78,18 +78,18 @@ func TestDeriveOverlays(t *testing.T) {
 		},
 		VIPs: []VIP{{netip.MustParseAddr("10.1.0.2"), addrs("10.1.0.10", "10.1.0.11")}, {Addr: netip.MustParseAddr("10.1.0.3")}},
 		Names: []Name{
-			{"gone-name.1.t9", addrs("10.1.0.30")},
-			{"none-name", addrs("10.1.0.3")},
-			{"rr-name", addrs("10.1.0.20")},
-			{"rr-name.n1.t7", addrs("10.1.0.20")},
-			{"tasks.none-name", nil},
-			{"tasks.rr-name", addrs("10.1.0.20")},
-			{"tasks.web-name", addrs("10.1.0.10", "10.1.0.11")},
-			{"tasks.www", addrs("10.1.0.10", "10.1.0.11")},
-			{"web-name", addrs("10.1.0.2")},
-			{"web-name.1.t1", addrs("10.1.0.11")},
-			{"web-name.2.t2", addrs("10.1.0.10")},
-			{"www", addrs("10.1.0.2")},
+			{"gone-name.1.t9", addrs("10.1.0.30"), false},
+			{"none-name", addrs("10.1.0.3"), false},
+			{"rr-name", addrs("10.1.0.20"), false},
+			{"rr-name.n1.t7", addrs("10.1.0.20"), false},
+			{"tasks.none-name", nil, true},
+			{"tasks.rr-name", addrs("10.1.0.20"), true},
+			{"tasks.web-name", addrs("10.1.0.10", "10.1.0.11"), true},
+			{"tasks.www", addrs("10.1.0.10", "10.1.0.11"), true},
+			{"web-name", addrs("10.1.0.2"), false},
+			{"web-name.1.t1", addrs("10.1.0.11"), false},
+			{"web-name.2.t2", addrs("10.1.0.10"), false},
+			{"www", addrs("10.1.0.2"), true},
 		},
 	}}
 	if d := cmp.Diff(want, got, byValue); d != "" {
@@ -102,5 +102,18 @@ func TestDeriveOverlays(t *testing.T) {
 	in.Tasks[0].DesiredState = shut
 	if DeriveOverlays(in, []*cluster.Network{overlayNetwork("a", "10.1.0.0/24", "4097")})[0].Equal(got[0]) {
 		t.Error("a task that is to stop changed nothing")
+	}
+}
+
+// TestAttachments: a plain container is found by its names and called by the first.
+func TestAttachments(t *testing.T) {
+	box := on(task("t1", "", "n1", "", swarm.TaskStateRunning, swarm.TaskStateRunning), "a", "10.1.0.11", 0)
+	box.Spec.NetworkAttachmentSpec = &swarm.NetworkAttachmentSpec{ContainerID: "c"}
+	box.Spec.Networks = []swarm.NetworkAttachmentConfig{{Target: "a", Aliases: []string{"Box", "alias"}}}
+	in := Input{Nodes: []*cluster.Node{node("n1", 1, swarm.NodeStateReady)}, Tasks: []*cluster.Task{box}}
+	got := DeriveOverlays(in, []*cluster.Network{overlayNetwork("a", "10.1.0.0/24", "4097")})
+	at := addrs("10.1.0.11")
+	if d := cmp.Diff([]Name{{"alias", at, true}, {"box", at, false}}, got[0].Names, byValue); d != "" || len(got[0].Endpoints) != 1 {
+		t.Error(d, got[0].Endpoints)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	apinetwork "github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/agent"
+	"shoal.dev/shoal/internal/attach"
 	"shoal.dev/shoal/internal/consensus"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/link"
@@ -25,6 +26,8 @@ type Machine struct {
 	Kernel Kernel
 	// Listens says whether somebody in the network of a container's process takes connections; it may be nil.
 	Listens func(pid int) (bool, error)
+	// Attach is what the engine has for its network; nil if plain containers are not on the swarm's.
+	Attach *attach.Sandboxes
 	// Dial and Listen reach other nodes; nil is TCP.
 	Dial   link.Dialer
 	Listen func(addr string) (net.Listener, error)

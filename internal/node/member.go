@@ -148,7 +148,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	group.Go(func() error { return room.run(ctx) })
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
-		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
+		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), OnAttachments: n.machine.onAttachments(), StateDir: m.dir, Log: n.log,
 		DiskFull: room.diskFull, Connections: n.kernel.Connections, Obstacle: n.firewall.Complaint, Listens: n.machine.Listens,
 		OnClock: func(ahead time.Duration) { m.ahead.Store(&ahead) },
 	})
@@ -236,6 +236,7 @@ func (n *Node) Leave(ctx context.Context, force bool) error {
 	if m.manager != nil && !force {
 		return errdefs.ErrUnavailable.WithMessage(leaveWarning(m.manager))
 	}
+	n.leaveNetworks(ctx)
 	n.control.Deactivate(control.NotInSwarm)
 	m.cancel()
 	select {

@@ -9,6 +9,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"shoal.dev/shoal/internal/cluster"
+	"shoal.dev/shoal/internal/engine/ledger"
 	"shoal.dev/shoal/internal/network/local"
 )
 
@@ -50,14 +51,21 @@ func (s networks) Networks(ctx context.Context, filters map[string][]string) ([]
 }
 
 // Network implements httpapi.Networks.
-func (s networks) Network(ctx context.Context, ref, scope string, _ bool) (*network.Inspect, error) {
+func (s networks) Network(ctx context.Context, ref, scope string, verbose bool) (*network.Inspect, error) {
 	if scope == "swarm" && ref == cluster.HostNetwork {
 		// Of every node the same, as a service that is to use it says.
 		i := &network.Inspect{}
 		i.ID, i.Name, i.Driver, i.Scope = ref, ref, "host", scope
 		return i, nil
 	}
-	return local.Pick(s.all(ctx), ref, scope)
+	i, err := local.Pick(s.all(ctx), ref, scope)
+	if err != nil || i.Scope != "swarm" {
+		return i, err
+	}
+	if more, err := s.n.control.Network(ctx, i.ID, verbose); err == nil {
+		i.Peers, i.Services = more.Peers, more.Services
+	}
+	return i, nil
 }
 
 // CreateNetwork implements httpapi.Networks. A network of the driver overlay is the swarm's.
@@ -98,14 +106,31 @@ func (s networks) RemoveNetwork(ctx context.Context, ref string) error {
 
 // PruneNetworks implements httpapi.Networks.
 func (s networks) PruneNetworks(ctx context.Context, filters map[string][]string) (*network.PruneReport, error) {
-	return s.n.engine.PruneNetworks(ctx, filters)
+	out, err := s.n.engine.PruneNetworks(ctx, filters)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.n.control.Networks(ctx)
+	if err != nil {
+		return out, nil // a worker, or no swarm
+	}
+	list, err := ledger.Prunable(all, filters)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range list {
+		switch _, err := s.n.onLeader(ctx, networkRequest{Remove: i.ID, Unused: true}); {
+		case err == nil:
+			out.NetworksDeleted = append(out.NetworksDeleted, i.Name)
+		case ctx.Err() != nil:
+			return nil, err
+		} // else somebody uses it
+	}
+	return out, nil
 }
 
 // Connect implements httpapi.Networks.
 func (s networks) Connect(ctx context.Context, ref, container string, settings *network.EndpointSettings) error {
-	if err := s.Attachable(ctx, ref); err != nil {
-		return err
-	}
 	return s.n.engine.Connect(ctx, ref, container, settings)
 }
 
@@ -114,19 +139,11 @@ func (s networks) Disconnect(ctx context.Context, ref, container string, force b
 	return s.n.engine.Disconnect(ctx, ref, container, force)
 }
 
-// Attachable implements httpapi.Networks. A network that is not known is for the engine to say.
-func (s networks) Attachable(ctx context.Context, ref string) error {
-	i, err := s.Network(ctx, ref, "", false)
-	if err != nil || i.Scope != "swarm" {
-		return nil
-	}
-	return errdefs.ErrNotImplemented.WithMessage(fmt.Sprintf("attaching a container to the swarm's network %s is not supported: only services are on overlay networks; it is not implemented by Shoal yet", i.Name))
-}
-
 // networkRequest makes a network of the swarm, or removes it.
 type networkRequest struct {
 	Create *network.CreateRequest `json:",omitempty"`
 	Remove string                 `json:",omitempty"` // its ID
+	Unused bool                   `json:",omitempty"` // nothing is waited for
 }
 
 type networkResponse struct{ ID string }
@@ -149,5 +166,5 @@ func (n *Node) changeNetwork(ctx context.Context, r networkRequest) (out network
 		out.ID, err = n.control.CreateNetwork(ctx, *r.Create)
 		return out, err
 	}
-	return out, n.control.RemoveNetwork(ctx, r.Remove)
+	return out, n.control.RemoveNetwork(ctx, r.Remove, r.Unused)
 }

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"shoal.dev/shoal/internal/attach"
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
 	"shoal.dev/shoal/internal/dryrun"
@@ -106,6 +107,10 @@ func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
+	if a := n.machine.Attach; a != nil {
+		a.Begin(attachments{n})
+		n.run(a.Run)
+	}
 	ready(n.anywhere(n.own()))
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -125,16 +130,17 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the network: %w", err)
 	}
+	sandboxes := attach.New(kernel, n.log)
 	eng, err := containerd.Open(ctx, containerd.Config{
 		Root: filepath.Join(n.cfg.DataRoot, "engine"), State: filepath.Join(n.cfg.ExecRoot, "c"), Namespace: "shoal",
-		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: kernel,
+		ShimPath: n.cfg.Shim, Init: n.cfg.Init, InitPath: n.cfg.InitPath, Runtime: n.cfg.Runtime, CgroupParent: n.cfg.CgroupParent, SystemdCgroup: n.cfg.systemdCgroup(), Sandboxes: sandboxes,
 		InsecureRegistries: n.cfg.InsecureRegistries, Mirrors: n.cfg.RegistryMirrors, CertsDirs: certsDirs(),
 		LogDriver: n.cfg.LogDriver, LogOpts: n.cfg.LogOpts, Log: n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the engine: %w", err)
 	}
-	n.wire(Machine{Engine: eng, Kernel: kernel, Listens: sockets.Listens})
+	n.wire(Machine{Engine: eng, Kernel: kernel, Attach: sandboxes, Listens: sockets.Listens})
 	return nil
 }
 

@@ -31,6 +31,7 @@ const (
 	pathRenew     = "/manager/v1/renew"      // POST renewRequest: a node asks for a certificate in place of its own
 	pathReissue   = "/manager/v1/reissue"    // POST renewRequest, a manager passing it on
 	pathNetwork   = "/manager/v1/network"    // POST networkRequest: a manager passing on that a network is made or removed
+	pathAttach    = "/manager/v1/attach"     // POST attachRequest: a node about the places of its plain containers
 	pathReadIndex = "/manager/v1/read-index" // POST: the index that a read must wait for
 
 	maxBody = 64 << 10 // bytes; the largest is a certificate request
@@ -129,6 +130,7 @@ func (m *manager) routes(n *Node) http.Handler {
 		}
 		answer(w, struct{}{}, m.onLeader(r.Context(), func() error { return m.setAddress(r.Context(), req) }, pathAddress, req, nil))
 	}))
+	mux.HandleFunc("POST "+pathAttach, m.attachRoute(n))
 	mux.Handle("POST "+pathNetwork, m.managersOnly(func(w http.ResponseWriter, r *http.Request) {
 		var req networkRequest
 		if !read(w, r, &req) {

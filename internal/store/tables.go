@@ -109,7 +109,7 @@ const (
 
 func waitingIn(o cluster.Object) string {
 	t := o.(*cluster.Task)
-	if (t.NodeID == "" || t.Global) && (t.Status.State == swarm.TaskStateNew || t.Status.State == swarm.TaskStatePending) {
+	if (t.NodeID == "" || t.Global || t.Attaches()) && (t.Status.State == swarm.TaskStateNew || t.Status.State == swarm.TaskStatePending) {
 		return string(t.Status.State)
 	}
 	return ""

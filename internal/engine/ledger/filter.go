@@ -27,7 +27,7 @@ var filters = map[string]func(l *Ledger, c *Container, value string) (bool, erro
 		if err != nil {
 			return false, Errorf(errdefs.ErrInvalidArgument, "invalid filter 'is-task=[%s]'", v)
 		}
-		_, is := c.Config.Labels["com.docker.swarm.task.id"]
+		_, is := c.Config.Labels[labelTask]
 		return is == want, nil
 	},
 	"status": func(_ *Ledger, c *Container, v string) (bool, error) {

@@ -19,6 +19,9 @@ import (
 	"shoal.dev/shoal/internal/engine"
 )
 
+// labelTask says which of the swarm's tasks a container is of; the agent sets it.
+const labelTask = "com.docker.swarm.task.id"
+
 // Finder finds a network of the host.
 type Finder func(ref string) (*network.Inspect, error)
 
@@ -163,7 +166,7 @@ func (c *Container) Attachment() (engine.Attachment, error) {
 	if err != nil {
 		return engine.Attachment{}, err
 	}
-	a := engine.Attachment{Name: c.Name, Ingress: c.Ingress, Ports: ports, Resolvers: c.HostConfig.DNS}
+	a := engine.Attachment{Name: c.Name, Task: c.Config.Labels[labelTask], Ingress: c.Ingress, Ports: ports, Resolvers: c.HostConfig.DNS}
 	if c.Networks == nil { // of before there were others than the bridge
 		return a, nil
 	}
@@ -351,7 +354,8 @@ func endpoints(c *Container) map[string]*network.EndpointSettings {
 // PruneNetworks has those networks of a host removed that no container is on and that pass the filters of POST
 // /networks/prune. One that somebody uses by now stays.
 func (l *Ledger) PruneNetworks(all []network.Inspect, filters map[string][]string, remove func(id string) error) (*network.PruneReport, error) {
-	list, err := pruned(all, filters)
+	all = slices.DeleteFunc(slices.Clone(all), func(n network.Inspect) bool { return n.Scope == "swarm" }) // not the host's to remove
+	list, err := Prunable(all, filters)
 	if err != nil {
 		return nil, err
 	}
@@ -370,7 +374,8 @@ func (l *Ledger) PruneNetworks(all []network.Inspect, filters map[string][]strin
 	return out, nil
 }
 
-func pruned(all []network.Inspect, want map[string][]string) ([]network.Inspect, error) {
+// Prunable are the networks that POST /networks/prune with these filters removes if nobody uses them.
+func Prunable(all []network.Inspect, want map[string][]string) ([]network.Inspect, error) {
 	var until time.Time
 	for k, values := range want {
 		switch k {
@@ -393,7 +398,7 @@ func pruned(all []network.Inspect, want map[string][]string) ([]network.Inspect,
 	var out []network.Inspect
 	for _, n := range all {
 		predefined := !container.NetworkMode(n.Name).IsUserDefined()
-		if predefined || len(n.Containers) > 0 || !until.IsZero() && n.Created.After(until) ||
+		if predefined || n.Ingress || len(n.Containers) > 0 || !until.IsZero() && n.Created.After(until) ||
 			slices.ContainsFunc(want["label"], lacks(n)) ||
 			len(want["label!"]) > 0 && !slices.ContainsFunc(want["label!"], lacks(n)) {
 			continue

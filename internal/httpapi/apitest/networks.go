@@ -83,14 +83,6 @@ func (n *Networks) CreateNetwork(ctx context.Context, r network.CreateRequest) (
 	return &network.CreateResponse{ID: i.ID}, nil
 }
 
-// Attachable refuses the network named ofswarm.
-func (n *Networks) Attachable(_ context.Context, ref string) error {
-	if ref == "ofswarm" {
-		return errdefs.ErrNotImplemented.WithMessage("attaching a container to the swarm's network ofswarm is not supported")
-	}
-	return nil
-}
-
 func (n *Networks) Connect(ctx context.Context, ref, container string, s *network.EndpointSettings) error {
 	n.Noted, n.Last = append(n.Noted, fmt.Sprintf("connect %s %s", ref, container)), s
 	return n.networks.Connect(ctx, ref, container, s)

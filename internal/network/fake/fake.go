@@ -49,6 +49,7 @@ func (n *Network) Apply(ctx context.Context, d network.Desired) error {
 	}
 	n.desired = d
 	n.applied++
+	n.takeOverlays(d.Overlays)
 	return nil
 }
 

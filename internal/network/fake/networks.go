@@ -24,6 +24,20 @@ func (n *Network) nets() *local.Book {
 	return n.networks
 }
 
+// takeOverlays has the swarm's networks come to the host and go from it. n.mu is held.
+func (n *Network) takeOverlays(list []*network.Overlay) {
+	here := map[string]bool{}
+	for _, o := range list {
+		here[o.ID] = true
+		n.nets().PutOverlay(local.Overlay(o.ID, o.Name, o.Subnet, o.Gateway, o.MTU, o.Internal))
+	}
+	for _, x := range n.nets().All() {
+		if x.OfSwarm() && !here[x.ID] {
+			n.nets().DropOverlay(x.ID)
+		}
+	}
+}
+
 func (n *Network) newID() string {
 	n.made++
 	return fmt.Sprintf("%05x%059x", n.made, n.made)
@@ -144,7 +158,7 @@ func (n *Network) join(id, name string, x local.Network, r engine.EndpointReques
 	e := engine.Endpoint{
 		ID: p.ID, NetworkID: x.ID, Network: x.Name, Driver: x.Driver, Addr: p.Addr, Bits: x.Subnet().Bits(), MAC: p.MAC.String(), Internal: x.Internal,
 	}
-	if !x.Internal {
+	if !x.Internal && !x.OfSwarm() {
 		e.Gateway = x.Gateway()
 	}
 	return e, nil

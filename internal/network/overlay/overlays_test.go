@@ -228,7 +228,7 @@ func TestOverlayNames(t *testing.T) {
 		l.change(id, func(o *network.Overlay) { o.Names = list })
 	}
 	a := func(s string) netip.Addr { return netip.MustParseAddr(s) }
-	names(network.Name{Name: "tasks.web", Addrs: []netip.Addr{a("10.1.1.11"), a("10.1.1.12")}},
+	names(network.Name{Name: "tasks.web", Addrs: []netip.Addr{a("10.1.1.11"), a("10.1.1.12")}, Alias: true},
 		network.Name{Name: "web", Addrs: []netip.Addr{a("10.1.1.2")}}, network.Name{Name: "web.1.t", Addrs: []netip.Addr{a("10.1.1.11")}})
 	for _, b := range boxes {
 		for name, want := range map[string]string{"web": "10.1.1.2", "WEB": "10.1.1.2", "tasks.web": "10.1.1.11 10.1.1.12", "web.1.t": "10.1.1.11"} {

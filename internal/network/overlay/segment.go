@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -68,8 +67,8 @@ func (s *segments) all() []*segment {
 	return out
 }
 
-// names are what the swarm's networks on this host call their addresses. An address is called by the name that is only
-// its own, if it has one.
+// names are what the swarm's networks on this host call their addresses. An address is called by a name that is no alias,
+// if it has one.
 func (s *segments) names() []dns.Record {
 	var out, shared []dns.Record
 	for _, g := range s.all() {
@@ -79,7 +78,7 @@ func (s *segments) names() []dns.Record {
 		}
 		for _, n := range o.Names {
 			r := dns.Record{Network: o.ID, NetworkName: o.Name, Names: []string{n.Name}, Addrs: n.Addrs}
-			if strings.HasPrefix(n.Name, "tasks.") {
+			if n.Alias {
 				shared = append(shared, r)
 			} else {
 				out = append(out, r)

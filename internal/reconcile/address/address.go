@@ -51,6 +51,9 @@ func (Planner) Keys(_ *store.Snapshot, e store.Event) []reconcile.Key {
 	case cluster.KindService:
 		return serviceKeys(e)
 	case cluster.KindNetwork:
+		if e.New == nil {
+			return []reconcile.Key{keyReleased}
+		}
 		return []reconcile.Key{keyNodes, keyTasks}
 	case cluster.KindClaim:
 		if !releasable(e.ID) {

@@ -71,6 +71,65 @@ func TestTasks(t *testing.T) {
 	}
 }
 
+// attachment is a container of node n1 that asks for an address on a network.
+func attachment(s *plantest.Swarm, network, asked string) *cluster.Task {
+	s.Helper()
+	t := &cluster.Task{ServiceName: "box"}
+	t.ID, t.NodeID = s.NewID(), "n1"
+	t.DesiredState, t.Status.State = swarm.TaskStateRunning, swarm.TaskStateNew
+	t.Spec.NetworkAttachmentSpec = &swarm.NetworkAttachmentSpec{ContainerID: "c"}
+	t.Spec.Networks = []swarm.NetworkAttachmentConfig{{Target: network, Aliases: []string{"box"}}}
+	if asked != "" {
+		t.Asked = netip.MustParseAddr(asked)
+	}
+	s.Put(t)
+	return t
+}
+
+func TestAttachments(t *testing.T) {
+	s := plantest.New(t)
+	s.Node("n1")
+	n := &cluster.Network{}
+	n.ID, n.Spec.Name = "team", "team"
+	n.IPAMOptions = &swarm.IPAMOptions{Configs: []swarm.IPAMConfig{{Subnet: netip.MustParsePrefix("10.7.0.0/24"), Range: netip.MustParsePrefix("10.7.0.128/25")}}}
+	s.Put(n)
+	var p address.Planner
+	any, outside := attachment(s, "team", ""), attachment(s, "team", "10.7.0.9")
+	s.Settle(p)
+	if k := get(s, any); k.Status.State != swarm.TaskStateRunning || k.RunningAt.IsZero() || !netip.MustParsePrefix("10.7.0.128/25").Contains(k.Address("team")) {
+		t.Errorf("%+v %v", k.Status, k.Address("team"))
+	}
+	if k := get(s, outside); k.Address("team") != netip.MustParseAddr("10.7.0.9") {
+		t.Errorf("an address outside of the range: %+v", k)
+	}
+	for asked, want := range map[string]string{
+		"10.7.0.9": "Address already in use", "10.7.0.1": "Address already in use", "10.7.0.0": "no configured subnet contains IP address 10.7.0.0",
+		"10.7.0.255": "no configured subnet contains IP address 10.7.0.255", "10.8.0.1": "no configured subnet contains IP address 10.8.0.1",
+	} {
+		k := attachment(s, "team", asked)
+		s.Settle(p)
+		if got := get(s, k).Status; got.State != swarm.TaskStateNew || got.Err != want {
+			t.Errorf("%s: %+v", asked, got)
+		}
+		plantest.Change(s, k.ID, func(t *cluster.Task) { t.DesiredState = swarm.TaskStateRemove })
+	}
+	// One that was just given back is waited for.
+	s.Holds["n1"] = 0
+	if _, err := s.Store.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Delete(get(s, outside))); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	again := attachment(s, "team", "10.7.0.9")
+	s.Settle(p)
+	if got := get(s, again).Status; got.State != swarm.TaskStateNew || got.Err != "" {
+		t.Errorf("while a node holds the address: %+v", got)
+	}
+	s.Holds["n1"] = s.Store.Index()
+	s.Settle(p)
+	if k := get(s, again); k.Address("team") != netip.MustParseAddr("10.7.0.9") {
+		t.Errorf("%+v", k)
+	}
+}
+
 func TestWhatTasksWaitFor(t *testing.T) {
 	s := plantest.New(t)
 	s.Service("web", 1, publish(8080))
@@ -306,5 +365,35 @@ func BenchmarkTasks(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestNodesMoveToANewRoutingMesh gives nodes addresses on the one that comes after another.
+func TestNodesMoveToANewRoutingMesh(t *testing.T) {
+	s := plantest.New(t)
+	ingress(s, "10.0.0.0/24")
+	s.Node("a")
+	var p address.Planner
+	s.Settle(p)
+	old := plantest.Get[*cluster.Node](s, "a").IngressAddr
+	if _, err := s.Store.Update(t.Context(), func(tx *store.Tx) error {
+		tx.Write(store.Delete(plantest.Get[*cluster.Network](s, "ing")))
+		n := &cluster.Network{}
+		n.ID, n.Spec.Ingress = "new", true
+		n.IPAMOptions = &swarm.IPAMOptions{Configs: []swarm.IPAMConfig{{Subnet: netip.MustParsePrefix("10.0.0.0/25")}}}
+		tx.Write(store.Create(n))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	s.Holds["a"] = s.Store.Index() + 100
+	s.Settle(p)
+	n := plantest.Get[*cluster.Node](s, "a")
+	snap := s.Store.Snapshot()
+	if c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimAddr("new", n.IngressAddr)); !ok || c.Owner != "a" {
+		t.Errorf("%s %+v", n.IngressAddr, c)
+	}
+	if c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimAddr("ing", old)); ok && c.ReleasedAt == 0 {
+		t.Errorf("the old address stays: %+v", c)
 	}
 }

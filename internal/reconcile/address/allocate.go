@@ -50,12 +50,17 @@ type allocator struct {
 	snap      *store.Snapshot
 	publishes map[string]bool  // by service ID
 	pools     map[string]*pool // by network ID; nil for one that cannot give an address
+	soon      bool             // the address that was asked for last is about to be free
 }
 
 // task plans one task, or says why it cannot.
 func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, problem string) {
+	a.soon = false
 	c := cluster.Fork(t)
 	pending := swarm.TaskStatus{State: swarm.TaskStatePending, Message: "pending task scheduling", Timestamp: env.Now}
+	if t.Attaches() { // its node has the container, and waits for the address only
+		pending.State, pending.Message = swarm.TaskStateRunning, "attached"
+	}
 	networks, problem := a.networks(t)
 	if problem == "" && len(networks) == 0 {
 		c.Status = pending
@@ -64,7 +69,7 @@ func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, pro
 	var claims []store.Change
 	var got []string
 	for _, n := range networks {
-		addr, bits, why := a.address(n, t.ID)
+		addr, bits, why := a.address(n, t.ID, t.Asked)
 		if why != "" {
 			problem = why
 			break
@@ -77,14 +82,14 @@ func (a *allocator) task(t *cluster.Task, env reconcile.Env) (g store.Group, pro
 		claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimAddr(n.ID, addr), Owner: t.ID, OwnerName: t.Name()}))
 	}
 	if problem != "" {
-		if t.Status.Err == problem {
+		if t.Status.Err == problem || a.soon {
 			return store.Group{}, problem
 		}
 		c = cluster.Fork(t)
 		c.Status.Err, c.Status.Timestamp = problem, env.Now
 		return store.Group{Why: problem, Changes: []store.Change{store.PutState(c)}}, problem
 	}
-	c.Status = pending
+	c.SetStatus(pending, env.Now)
 	return store.Group{Why: "gets address " + strings.Join(got, ", "), Changes: append([]store.Change{store.PutBoth(c)}, claims...)}, ""
 }
 
@@ -117,8 +122,8 @@ func (a *allocator) published(serviceID string) bool {
 	return v
 }
 
-// address gives out an address of the network for a task or a service.
-func (a *allocator) address(n *cluster.Network, owner string) (addr netip.Addr, bits int, problem string) {
+// address gives out an address of the network for a task or a service: the one that is asked for, if any is.
+func (a *allocator) address(n *cluster.Network, owner string, asked netip.Addr) (addr netip.Addr, bits int, problem string) {
 	p, ok := a.pools[n.ID]
 	if !ok {
 		p = newPool(a.snap, n)
@@ -126,6 +131,10 @@ func (a *allocator) address(n *cluster.Network, owner string) (addr netip.Addr, 
 	}
 	if p == nil {
 		return addr, 0, fmt.Sprintf("network %s has no subnet to take an address from", n.Spec.Name)
+	}
+	if asked.IsValid() {
+		problem, a.soon = p.take(asked)
+		return asked, p.prefix.Bits(), problem
 	}
 	if addr, ok = p.next(owner); !ok {
 		return addr, 0, fmt.Sprintf("could not find an available IP in subnet %s of network %s", p.prefix, n.Spec.Name)
@@ -153,7 +162,8 @@ func planNodes(snap *store.Snapshot) reconcile.Plan {
 	}
 	index, offset := uint32(1), uint32(0)
 	for n := range store.List[*cluster.Node](snap) {
-		if n.Index != 0 && (n.IngressAddr.IsValid() || p == nil) {
+		placed := p == nil || onIngress(snap, ingress.ID, n)
+		if n.Index != 0 && placed {
 			continue
 		}
 		c := n.Clone().(*cluster.Node)
@@ -172,7 +182,7 @@ func planNodes(snap *store.Snapshot) reconcile.Plan {
 			index++
 			claims = append(claims, store.Create(&cluster.Claim{ID: cluster.ClaimNodeIndex(c.Index), Owner: n.ID, OwnerName: n.Description.Hostname}))
 		}
-		if !c.IngressAddr.IsValid() && p != nil {
+		if !placed {
 			addr, ok := p.from(offset)
 			if ok {
 				offset = number(addr) - p.first + 1
@@ -189,6 +199,12 @@ func planNodes(snap *store.Snapshot) reconcile.Plan {
 		}
 	}
 	return plan
+}
+
+// onIngress says whether the node has an address on this routing mesh, and not of one that was there before.
+func onIngress(snap *store.Snapshot, network string, n *cluster.Node) bool {
+	c, ok := store.Get[*cluster.Claim](snap, cluster.ClaimAddr(network, n.IngressAddr))
+	return n.IngressAddr.IsValid() && ok && c.Owner == n.ID
 }
 
 // planService fills the service's endpoint: what its specification says, with a port where it left one open.
@@ -276,7 +292,7 @@ func virtualIPs(snap *store.Snapshot, svc *cluster.Service, mode swarm.Resolutio
 			vips = append(vips, svc.Endpoint.VirtualIPs[i])
 			continue
 		}
-		addr, bits, problem := a.address(n, svc.ID)
+		addr, bits, problem := a.address(n, svc.ID, netip.Addr{})
 		if problem != "" {
 			problems = append(problems, fmt.Sprintf("service %s: %s", svc.Spec.Name, problem))
 			continue

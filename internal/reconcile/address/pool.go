@@ -2,6 +2,7 @@ package address
 
 import (
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 	"net/netip"
 
@@ -91,7 +92,9 @@ func (p *pool) load() {
 	}
 	mark(p.gateway)
 	for o := range p.given {
-		p.taken[o/64] |= 1 << (o % 64)
+		if o < p.size {
+			p.taken[o/64] |= 1 << (o % 64)
+		}
 	}
 	prefix := cluster.ClaimAddr(p.network, netip.Addr{})
 	prefix = prefix[:len(prefix)-len(netip.Addr{}.String())]
@@ -128,9 +131,24 @@ func (p *pool) from(offset uint32) (a netip.Addr, ok bool) {
 
 func (p *pool) give(offset uint32) {
 	p.given[offset] = true
-	if p.taken != nil {
+	if p.taken != nil && offset < p.size {
 		p.taken[offset/64] |= 1 << (offset % 64)
 	}
+}
+
+// take gives out an address that somebody asks for, or says in Docker's words why it cannot. soon says that its last owner
+// has let go of it and some node has not yet.
+func (p *pool) take(a netip.Addr) (problem string, soon bool) {
+	if !p.prefix.Contains(a) || a == p.prefix.Masked().Addr() || !p.prefix.Contains(a.Next()) {
+		return fmt.Sprintf("no configured subnet contains IP address %s", a), false
+	}
+	offset := number(a) - p.first // wraps around outside of the range, where only those are that were asked for
+	c, claimed := store.Get[*cluster.Claim](p.snap, cluster.ClaimAddr(p.network, a))
+	if claimed || a == p.gateway || p.given[offset] {
+		return "Address already in use", claimed && (c.ReleasedAt != 0 || !inUse(p.snap, c))
+	}
+	p.give(offset)
+	return "", false
 }
 
 // next gives out an address for a task. Where it starts to look depends on the task, so that an address that was just

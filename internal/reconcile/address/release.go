@@ -53,6 +53,12 @@ func inUse(snap *store.Snapshot, c *cluster.Claim) bool {
 		if err != nil {
 			return true // not ours
 		}
+		if _, ok := store.Get[*cluster.Network](snap, network); !ok {
+			return false
+		}
+		if c.Owner == network { // reserved
+			return true
+		}
 		if t, ok := store.Get[*cluster.Task](snap, c.Owner); ok {
 			return !t.Ended() && t.Address(network) == addr
 		}

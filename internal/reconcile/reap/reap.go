@@ -22,8 +22,8 @@ import (
 // defaultHistory is how many ended tasks of a slot are kept in a swarm that does not say; Swarm's.
 const defaultHistory = 5
 
-// Planner plans the tasks of one service a key; the key is the service's ID. The mark of a removed node is a key, too, and so is an older version
-// of a secret or a config.
+// Planner plans the tasks of one service a key; the key is the service's ID. The attachments of a node, which have no
+// service, are a key, too, and so are the mark of a removed node and an older version of a secret or a config.
 type Planner struct{}
 
 var _ reconcile.Planner = Planner{}
@@ -45,11 +45,12 @@ func (p Planner) ofTasks(snap *store.Snapshot, e store.Event) []reconcile.Key {
 		t, _ := e.New.(*cluster.Task)
 		switch {
 		case t == nil:
-			return []reconcile.Key{reconcile.Key(old.ServiceID)}
+			return []reconcile.Key{keyOf(old)}
+		case t.Attaches() && old == nil: // its node may have gone at the same time
 		case t.WantsToRun() || old != nil && old.DesiredState == t.DesiredState && old.Ended() == t.Ended() && old.NodeID == t.NodeID:
 			return nil
 		}
-		return []reconcile.Key{reconcile.Key(t.ServiceID)}
+		return []reconcile.Key{keyOf(t)}
 	case cluster.KindClaim:
 		if strings.HasPrefix(e.ID, removedPrefix) && e.Old == nil {
 			return []reconcile.Key{reconcile.Key(e.ID)}
@@ -63,11 +64,11 @@ func (p Planner) ofTasks(snap *store.Snapshot, e store.Event) []reconcile.Key {
 			return nil
 		}
 		var keys []reconcile.Key
-		seen := map[string]bool{}
+		seen := map[reconcile.Key]bool{}
 		for t := range snap.TasksByNode(e.ID) {
-			if !seen[t.ServiceID] {
-				seen[t.ServiceID] = true
-				keys = append(keys, reconcile.Key(t.ServiceID))
+			if k := keyOf(t); !seen[k] {
+				seen[k] = true
+				keys = append(keys, k)
 			}
 		}
 		return keys
@@ -98,7 +99,7 @@ func (Planner) AllKeys(snap *store.Snapshot) []reconcile.Key {
 		}
 	}
 	for t := range store.List[*cluster.Task](snap) {
-		add(t.ServiceID)
+		add(string(keyOf(t)))
 	}
 	for c := range store.Prefix[*cluster.Claim](snap, slotPrefix("")) {
 		id, _, _ := strings.Cut(strings.TrimPrefix(c.ID, slotPrefix("")), "/")
@@ -108,6 +109,17 @@ func (Planner) AllKeys(snap *store.Snapshot) []reconcile.Key {
 		add(c.ID)
 	}
 	return append(keys, olderVersions(snap)...)
+}
+
+// nodePrefix and a node's ID are the key of its attachments.
+const nodePrefix = "node/"
+
+// keyOf is the key of what becomes of a task.
+func keyOf(t *cluster.Task) reconcile.Key {
+	if t.Attaches() {
+		return reconcile.Key(nodePrefix + t.NodeID)
+	}
+	return reconcile.Key(t.ServiceID)
 }
 
 // removedPrefix is what the IDs of the marks of removed nodes begin with; each is a key of its own.
@@ -161,6 +173,10 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 		return prune(snap, file, env)
 	}
 	r := &reaper{snap: snap, env: env, keep: history(snap.Swarm()), gone: map[string]bool{}}
+	if node, ok := strings.CutPrefix(id, nodePrefix); ok {
+		r.attachments(node)
+		return r.out
+	}
 	if svc, ok := store.Get[*cluster.Service](snap, id); ok && updating(svc) && r.keep == 0 {
 		r.keep = 1 // the service planner counts the slots whose tasks failed
 	}
@@ -230,6 +246,18 @@ func (r *reaper) slot(tasks []*cluster.Task, claim *cluster.Claim) {
 		changes = append(changes, store.Delete(t))
 	}
 	r.group("the slot has served its time", changes...)
+}
+
+// attachments deletes those of a node if it is gone: nobody gives them back.
+func (r *reaper) attachments(node string) {
+	if !r.nodeGone(node) {
+		return
+	}
+	for t := range r.snap.TasksByNode(node) {
+		if t.Attaches() {
+			r.group("the container's node is gone", store.Delete(t))
+		}
+	}
 }
 
 // completes says whether the task has done the work of its job's slot while the slot is still another's: the service planner

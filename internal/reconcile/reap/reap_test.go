@@ -153,3 +153,33 @@ func TestTheNewestAreKept(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// TestAttachmentsGoWithTheirNode: nobody else gives them back.
+func TestAttachmentsGoWithTheirNode(t *testing.T) {
+	s := plantest.New(t)
+	s.Node("stays")
+	s.Node("goes")
+	for _, id := range []string{"stays", "goes"} {
+		k := &cluster.Task{}
+		k.ID, k.NodeID, k.DesiredState, k.Status.State = "on-"+id, id, swarm.TaskStateRunning, swarm.TaskStateRunning
+		k.Spec.NetworkAttachmentSpec = &swarm.NetworkAttachmentSpec{ContainerID: "c"}
+		s.Put(k)
+	}
+	left := func() (ids []string) {
+		for k := range store.List[*cluster.Task](s.Store.Snapshot()) {
+			ids = append(ids, k.ID)
+		}
+		return ids
+	}
+	s.Settle(reap.Planner{})
+	if got := left(); len(got) != 2 {
+		t.Errorf("left are %v", got)
+	}
+	if _, err := s.Store.Update(t.Context(), func(tx *store.Tx) error { tx.Write(store.Delete(plantest.Get[*cluster.Node](s, "goes"))); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	s.Settle(reap.Planner{})
+	if got := left(); !slices.Equal(got, []string{"on-stays"}) {
+		t.Errorf("left are %v", got)
+	}
+}
