@@ -117,7 +117,7 @@ chaos: prereqs build images ## trouble for a swarm under load: make chaos DURATI
 	SHOAL_REQUIRE_LAB=1 SHOAL_CHAOS=$(DURATION) SHOAL_CHAOS_SEED=$(SEED) go test ./lab -run 'TestChaos$$' -count=1 -timeout 0
 
 soak: ## more seeds of the simulated swarm than the tests run: make soak DURATION=1h FIRST=1000
-	go test ./internal/sim/swarm -run 'TestSwarm$$' -timeout 0 -swarm.soak=$(DURATION) -swarm.first=$(FIRST)
+	GOGC=400 go test ./internal/sim/swarm -run 'TestSwarm$$' -timeout 0 -swarm.soak=$(DURATION) -swarm.first=$(FIRST)
 
 bench: prereqs build images ## the figures of bench/README.md, on the lab
 	go run ./bench/cmd/bench
