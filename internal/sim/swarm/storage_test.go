@@ -138,7 +138,7 @@ func TestARestoredSwarmIsLockedByTheOldKey(t *testing.T) {
 		if got := state(); got != swarm.LocalNodeStateLocked {
 			t.Errorf("after a restart it is %s", got)
 		}
-		must(h, http.MethodPost, "/swarm/unlock", swarm.UnlockRequest{UnlockKey: want.UnlockKey})
+		must(h, http.MethodPost, "/swarm/unlock", swarm.UnlockRequest(want))
 		if got := state(); got != swarm.LocalNodeStateActive {
 			t.Errorf("unlocked it is %s", got)
 		}
