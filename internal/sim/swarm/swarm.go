@@ -38,8 +38,9 @@ type Options struct {
 
 // Stats counts what happened, to show that a run is not empty.
 type Stats struct {
-	Entries, Faults, Crashes, Forced int
-	// Forced are swarms that lost their majority for good and went on with a manager that was forced.
+	Entries, Faults, Crashes, Forced, Stranded int
+	// Forced are swarms that lost their majority for good and went on with a manager that was forced, Stranded hosts that
+	// had to join again because every manager that they knew had been replaced.
 	// Writes were acknowledged or refused for a reason, Reads answered, Stale answered without a quorum, Refused for want
 	// of a leader, Lost are writes of which nobody knows what became of them.
 	Writes, Reads, Stale, Refused, Lost int
@@ -53,6 +54,7 @@ func (s *Stats) Add(o Stats) {
 	s.Faults += o.Faults
 	s.Crashes += o.Crashes
 	s.Forced += o.Forced
+	s.Stranded += o.Stranded
 	s.Writes += o.Writes
 	s.Reads += o.Reads
 	s.Stale += o.Stale
