@@ -66,14 +66,13 @@ func TestALeaderThatIsLongBehindMissesNobody(t *testing.T) {
 		w.create(t, "web", 5)
 		w.mustSettle(t)
 		before := w.containers()
-		for _, h := range w.hosts[:3] {
-			h.entryLag.Store(int64(20 * time.Second))
-		}
+		quick := make(chan struct{})
+		go func() {
+			defer close(quick)
+			w.slowEntries(20*time.Second, 11*time.Second, w.hosts[:3]...)
+		}()
 		w.downFor(time.Second, false, w.hosts[:3]...)
-		time.Sleep(10 * time.Second)
-		for _, h := range w.hosts[:3] {
-			h.entryLag.Store(0)
-		}
+		<-quick
 		w.mustSettle(t)
 		if after := w.containers(); !maps.Equal(before, after) {
 			t.Errorf("tasks ran %v and now %v", before, after)
