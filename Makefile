@@ -120,7 +120,7 @@ updates: prereqs build images ## fifty rolling updates under load, of which no r
 	SHOAL_REQUIRE_LAB=1 SHOAL_UPDATES=50 go test ./lab -run 'TestUpdatesLoseNothing$$' -count=1 -v -timeout 20m
 
 soak: ## more seeds of the simulated swarm than the tests run: make soak DURATION=1h FIRST=1000
-	go test ./internal/sim/swarm -run 'TestSwarm$$' -timeout 0 -swarm.soak=$(DURATION) -swarm.first=$(FIRST)
+	GOGC=400 go test ./internal/sim/swarm -run 'TestSwarm$$' -timeout 0 -swarm.soak=$(DURATION) -swarm.first=$(FIRST)
 
 bench: prereqs build images clients ## the figures of bench/README.md, on the lab
 	go run ./bench/cmd/bench

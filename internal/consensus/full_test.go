@@ -132,7 +132,8 @@ func TestAManagerOnAFullDiskCloses(t *testing.T) {
 	mustWrite(t, m, "a")
 	free := fill(t, disk)
 	written := make(chan error, 1)
-	go func() { written <- m.logs.Set([]byte("k"), bytes.Repeat([]byte("x"), 20<<20)) }()
+	logs := m.logs
+	go func() { written <- logs.Set([]byte("k"), bytes.Repeat([]byte("x"), 20<<20)) }()
 	select {
 	case err := <-written:
 		t.Fatalf("with the disk full: %v", err)

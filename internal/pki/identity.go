@@ -34,6 +34,7 @@ type Identity struct {
 
 	keyPEM, certPEM []byte
 	chain           []*x509.Certificate // of Cert
+	tlsInfo         swarm.TLSInfo
 }
 
 // NewIdentity puts together what a certificate request gave. It checks that key, certificate and root belong together; it does
@@ -59,6 +60,7 @@ func NewIdentity(keyPEM, certPEM, rootPEM []byte) (*Identity, error) {
 	if id.Peer, err = PeerOf(id.chain, id.Roots, cert.Leaf.NotBefore.Add(time.Second)); err != nil {
 		return nil, err
 	}
+	id.tlsInfo = id.readTLSInfo(root)
 	return id, nil
 }
 

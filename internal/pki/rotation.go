@@ -208,14 +208,12 @@ func TLSInfo(a *cluster.Authority) (swarm.TLSInfo, error) {
 }
 
 // TLSInfo is what the API shows of a node's certificate. The issuer's key is that of whoever signed it: the link in its
-// chain, or the root.
-func (id *Identity) TLSInfo() swarm.TLSInfo {
+// chain, or the root. Every heartbeat asks for it; its bytes are not to be changed.
+func (id *Identity) TLSInfo() swarm.TLSInfo { return id.tlsInfo }
+
+func (id *Identity) readTLSInfo(root *x509.Certificate) swarm.TLSInfo {
 	info := swarm.TLSInfo{TrustRoot: string(id.RootPEM), CertIssuerSubject: id.Cert.Leaf.RawIssuer}
-	issuers := id.chain[1:]
-	if root, err := parseRoot(id.RootPEM); err == nil {
-		issuers = append([]*x509.Certificate{root}, issuers...)
-	}
-	for _, c := range issuers {
+	for _, c := range append([]*x509.Certificate{root}, id.chain[1:]...) {
 		if id.Cert.Leaf.CheckSignatureFrom(c) == nil {
 			info.CertIssuerPublicKey = c.RawSubjectPublicKeyInfo
 		}

@@ -340,8 +340,7 @@ func TestAMajorityIsLostForGood(t *testing.T) {
 			h.start()
 			for range 60 {
 				time.Sleep(time.Second)
-				var info struct{ Swarm swarm.Info }
-				if h.get(ctx, "/info", &info) == nil && !info.Swarm.ControlAvailable {
+				if w.isWorker(h) {
 					break
 				}
 			}

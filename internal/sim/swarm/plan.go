@@ -86,7 +86,8 @@ var weights = []struct {
 type schedule struct {
 	managers, workers int
 	faults            []fault
-	// force ends the run's first part with the loss of the majority for good, and --force-new-cluster on a survivor.
+	// force says that the majority is lost for good after the faults, and that a survivor is made a swarm of its own
+	// (--force-new-cluster), to which other faults happen then.
 	force bool
 }
 

@@ -149,6 +149,17 @@ func (w *world) spoilFor(f fault, ps []path) {
 	set(false)
 }
 
+// slowEntries makes the hosts' writes of entries, which begin within d, take so much longer.
+func (w *world) slowEntries(lag, d time.Duration, hosts ...*host) {
+	for _, h := range hosts {
+		h.entryLag.Store(int64(lag))
+	}
+	time.Sleep(d)
+	for _, h := range hosts {
+		h.entryLag.Store(0)
+	}
+}
+
 func (w *world) downFor(d time.Duration, power bool, hosts ...*host) {
 	var all sync.WaitGroup
 	for _, h := range hosts {

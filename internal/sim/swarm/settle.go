@@ -138,6 +138,7 @@ func (w *world) unsettled() string {
 	managers := 0
 	for n := range store.List[*cluster.Node](snap) {
 		if n.Status.State != swarm.NodeStateReady {
+			w.freeIfStranded(w.hostOf(n.ID))
 			return fmt.Sprintf("node %s (%s) is %s", n.ID, w.hostOf(n.ID).name, n.Status.State)
 		}
 		if n.Spec.Role == swarm.NodeRoleManager {
@@ -154,6 +155,28 @@ func (w *world) unsettled() string {
 		}
 	}
 	return w.unsettledTasks(snap)
+}
+
+// freeIfStranded lets a host leave that knows nobody any more who could tell it of the swarm: every manager that it knows
+// of was replaced while it was away. Users do the same; admit has it join again.
+func (w *world) freeIfStranded(h *host) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var info struct{ Swarm swarm.Info }
+	if h.get(ctx, "/info", &info) != nil || len(info.Swarm.RemoteManagers) == 0 {
+		return
+	}
+	for _, p := range info.Swarm.RemoteManagers {
+		if o := w.hostOf(p.NodeID); o != nil && o != h && !w.isWorker(o) {
+			return
+		}
+	}
+	w.mu.Lock()
+	w.stats.Stranded++
+	w.mu.Unlock()
+	if _, err := w.do(h, membership, http.MethodPost, "/swarm/leave?force=1", nil); err != nil {
+		w.note("%s does not leave: %v", h.name, err)
+	}
 }
 
 // unsettledHost checks that a host is what its node's record says, and that a manager answers reads.

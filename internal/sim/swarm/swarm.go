@@ -38,7 +38,9 @@ type Options struct {
 
 // Stats counts what happened, to show that a run is not empty.
 type Stats struct {
-	Entries, Faults, Crashes int
+	Entries, Faults, Crashes, Forced, Stranded int
+	// Forced are swarms that lost their majority for good and went on with a manager that was forced, Stranded hosts that
+	// had to join again because every manager that they knew had been replaced.
 	// Writes were acknowledged or refused for a reason, Reads answered, Stale answered without a quorum, Refused for want
 	// of a leader, Lost are writes of which nobody knows what became of them.
 	Writes, Reads, Stale, Refused, Lost int
@@ -51,6 +53,8 @@ func (s *Stats) Add(o Stats) {
 	s.Entries += o.Entries
 	s.Faults += o.Faults
 	s.Crashes += o.Crashes
+	s.Forced += o.Forced
+	s.Stranded += o.Stranded
 	s.Writes += o.Writes
 	s.Reads += o.Reads
 	s.Stale += o.Stale
@@ -142,8 +146,14 @@ func Run(seed uint64, o Options) (*Result, error) {
 	work := w.work()
 	w.perform(s.faults)
 	w.heal()
-	w.rest(work)
 	w.stats.Faults = len(s.faults)
+	if s.force && w.forceNewCluster(work) {
+		after := plan(mix(seed, uint64(s.managers)), o.Length/2).faults
+		w.perform(within(after, len(w.hosts)))
+		w.heal()
+		w.stats.Faults += len(after)
+	}
+	w.rest(work)
 	return w.result(), nil
 }
 
