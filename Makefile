@@ -11,7 +11,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 # What is needed beside Go: the command that tells whether it is there, and Debian's package that brings it.
-PREREQS = runc:runc nft:nftables ip:iproute2 busybox:busybox-static curl:curl docker-compose:docker-compose /usr/lib/python3/dist-packages/docker/__init__.py:python3-docker
+PREREQS = runc:runc nft:nftables ip:iproute2 busybox:busybox-static curl:curl docker-compose:docker-compose /usr/lib/python3/dist-packages/docker/__init__.py:python3-docker prometheus:prometheus iptables-nft:iptables
 
 GOBUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false
 LDFLAGS = -s -w -X main.version=$(VERSION)

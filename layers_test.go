@@ -42,6 +42,10 @@ var layers = []struct {
 	{"internal/engine", nil},
 	{"internal/engine/*", []string{"internal/engine", "internal/engine/*"}},
 	{"internal/network", []string{"internal/cluster"}},
+	// They look at a host, also for a client where no daemon runs.
+	{"internal/network/firewall", nil},
+	{"internal/network/sockets", nil},
+	{"internal/doctor", []string{"internal/network/firewall", "internal/network/sockets"}},
 	{"internal/network/*", []string{"internal/network", "internal/network/*", "internal/engine"}},
 	// The runner knows no planner, and no planner knows another, nor who asks or who listens.
 	{"internal/reconcile", []string{"internal/cluster", "internal/store"}},
@@ -54,10 +58,10 @@ var layers = []struct {
 	{"internal/dispatch", []string{"internal/cluster", "internal/dispatch/protocol", "internal/link", "internal/network", "internal/store"}},
 	{"internal/agent", []string{"internal/cluster", "internal/dispatch/protocol", "internal/engine", "internal/network", "internal/template"}},
 	// The API declares what it needs of others and holds no policy.
-	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster",
+	{"internal/httpapi/apitest", []string{"internal/httpapi", "internal/httpapi/*", "internal/doctor", "internal/engine", "internal/engine/volume", "internal/control", "internal/store", "internal/cluster",
 		"internal/network/fake", "internal/network/local"}},
 	{"internal/httpapi/*", nil},
-	{"internal/httpapi", []string{"internal/httpapi/*", "internal/control", "internal/cluster", "internal/engine"}},
+	{"internal/httpapi", []string{"internal/httpapi/*", "internal/control", "internal/cluster", "internal/doctor", "internal/engine"}},
 	// The simulator has no kernel, no container and no wiring.
 	{"internal/sim", []string{"internal/agent", "internal/cluster", "internal/consensus", "internal/control", "internal/dispatch",
 		"internal/dispatch/protocol", "internal/engine", "internal/engine/fake", "internal/network", "internal/network/fake",
@@ -72,7 +76,10 @@ var layers = []struct {
 	// The client talks to the API and to nothing else.
 	{"cmd/shoal", []string{"cmd/shoal/*"}},
 	{"cmd/shoal/internal/daemon", nil},
-	{"cmd/shoal/internal/stack", []string{"cmd/shoal/internal/daemon", "cmd/shoal/internal/dryrun"}},
+	// But for the doctor, which comes where no daemon runs, too.
+	{"cmd/shoal/internal/doctor", []string{"cmd/shoal/internal/daemon", "internal/doctor"}},
+	{"cmd/shoal/internal/stack", []string{"cmd/shoal/internal/compose", "cmd/shoal/internal/daemon", "cmd/shoal/internal/dryrun"}},
+	{"cmd/shoal/internal/rotate", []string{"cmd/shoal/internal/daemon", "cmd/shoal/internal/dryrun"}},
 	{"cmd/shoal/internal/*", []string{"cmd/shoal/internal/daemon"}},
 	{"cmd/shoal/*", nil},
 	{"cmd/shoal-init", nil}, // it is in memory with every container that has it

@@ -62,6 +62,7 @@ func measurements() []measurement {
 		{"failover", 3, 3, nil, failover},
 		{"membership", 3, 1, nil, membership},
 		{"worker", 4, 3, six, workerLoss},
+		{"anywhere", 3, 3, nil, anywhere},
 		{"traffic", 2, 1, trafficServices, traffic},
 	}
 }

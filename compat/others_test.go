@@ -15,8 +15,11 @@ import (
 )
 
 // TestDockerPy runs testdata/dockerpy.py, which asserts itself, with Debian's docker-py in a host's network.
-func TestDockerPy(t *testing.T) {
-	l := open(t)
+func TestDockerPy(t *testing.T) { dockerPy(t, open(t), "testdata/dockerpy.py") }
+
+// dockerPy runs a program with Debian's docker-py against a host of its own.
+func dockerPy(t *testing.T, l *lab.Lab, program string) {
+	t.Helper()
 	const python = "/usr/bin/python3" // Debian's, which has Debian's docker-py
 	if out, err := exec.CommandContext(t.Context(), python, "-c", "import docker").CombinedOutput(); err != nil {
 		unable(t, "there is no docker-py (make prereqs installs python3-docker): %v %s", err, out)
@@ -24,7 +27,7 @@ func TestDockerPy(t *testing.T) {
 	s := solo(t, l, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	args := s.Command(python, "testdata/dockerpy.py")
+	args := s.Command(python, program)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+s.Socket, "REGISTRY="+s.Registry, "HOME="+t.TempDir())
 	if out, err := cmd.CombinedOutput(); err != nil {

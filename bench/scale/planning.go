@@ -102,6 +102,9 @@ func shapes(o Options) []shape {
 		one(o.size(10_000), 1),
 		pending(o.size(1_000), o.size(2_000)),
 	}
+	for _, tasks := range []int{10, 100, 1_000} {
+		all = append(all, one(o.size(1_000), o.size(tasks)))
+	}
 	for _, others := range []int{0, 1_000, 10_000, 100_000} {
 		all = append(all, beside(o.size(1_000), o.size(others+1)-1, 10))
 	}

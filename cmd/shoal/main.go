@@ -29,9 +29,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"shoal.dev/shoal/cmd/shoal/internal/access"
+	"shoal.dev/shoal/cmd/shoal/internal/anywhere"
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/cmd/shoal/internal/compose"
+	"shoal.dev/shoal/cmd/shoal/internal/daemon"
+	"shoal.dev/shoal/cmd/shoal/internal/doctor"
 	"shoal.dev/shoal/cmd/shoal/internal/dryrun"
+	"shoal.dev/shoal/cmd/shoal/internal/rotate"
 	"shoal.dev/shoal/cmd/shoal/internal/service"
 	"shoal.dev/shoal/cmd/shoal/internal/stack"
 	"shoal.dev/shoal/cmd/shoal/internal/upkeep"
@@ -45,6 +49,9 @@ const DefaultHost = "unix:///run/shoal.sock"
 
 // envHost names the daemon like DOCKER_HOST and wins over it, for machines that have both.
 const envHost = "SHOAL_HOST"
+
+// envHeaders is docker/cli's name for further headers of every request.
+const envHeaders = "DOCKER_CUSTOM_HEADERS"
 
 func main() { os.Exit(run()) }
 
@@ -158,7 +165,26 @@ func chooseHost(dc *command.DockerCli, opts *cliflags.ClientOptions) error {
 			opts.Hosts = []string{DefaultHost}
 		}
 	}
+	if err := speakTo(dc, os.Getenv(daemon.EnvNode)); err != nil {
+		return err
+	}
 	return dialBySSH(dc, opts)
+}
+
+// speakTo has every request passed on to a node, if one is named.
+func speakTo(dc *command.DockerCli, node string) error {
+	if node == "" {
+		return nil
+	}
+	// docker/cli takes the headers from one place only: the last of these.
+	if env := os.Getenv(envHeaders); env != "" {
+		return os.Setenv(envHeaders, env+","+daemon.HeaderNode+"="+node)
+	}
+	headers := map[string]string{daemon.HeaderNode: node}
+	for k, v := range dc.ConfigFile().HTTPHeaders {
+		headers[k] = v
+	}
+	return command.WithAPIClientOptions(client.WithHTTPHeaders(headers))(dc)
 }
 
 // newRoot makes the command tree. The texts are made when they are first needed: most commands succeed in silence.
@@ -190,6 +216,7 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	opts, _ := cli.SetupRootCommand(root)
 	root.SetVersionTemplate("Shoal version {{.Version}}\n")
 	delete(root.Annotations, "additionalHelp") // the way to Docker's guides
+	root.Flags().Var(nodeFlag{}, "node", "Node of the swarm to speak to, by name or ID, through the manager")
 	root.Flags().BoolP("version", "v", false, "Print version information and quit")
 
 	texts := sync.OnceValue(func() *brand.Texts { return brand.New(root) })
@@ -200,7 +227,11 @@ func newRoot(dc *command.DockerCli) (*cobra.Command, *cliflags.ClientOptions, fu
 	service.AddCommands(root, tried)
 	stack.AddCommands(root, tried)
 	compose.AddCommands(root, tried)
+	rotate.AddCommands(root, tried)
+	doctor.AddCommands(root, tried)
 	access.AddFlags(root, tried)
+	anywhere.AddCommands(root, tried)
+	completeNames(root)
 	removePluginStubs(root)
 	wrapped.Wrap(root)
 	tried.AddCommands(root)
@@ -222,3 +253,10 @@ func removePluginStubs(root *cobra.Command) {
 		}
 	}
 }
+
+// nodeFlag is --node, which is kept where a user can set it for all commands, too.
+type nodeFlag struct{}
+
+func (nodeFlag) String() string      { return os.Getenv(daemon.EnvNode) }
+func (nodeFlag) Type() string        { return "string" }
+func (nodeFlag) Set(to string) error { return os.Setenv(daemon.EnvNode, to) }

@@ -21,6 +21,7 @@ import (
 
 	"shoal.dev/shoal/cmd/shoal/internal/brand"
 	"shoal.dev/shoal/compat/transcript"
+	"shoal.dev/shoal/internal/doctor"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/httpapi/apitest"
@@ -81,8 +82,11 @@ func serve(e *testscript.Env, control httpapi.Control) (string, error) {
 	}
 	jobs, _ := control.(httpapi.Jobs)
 	eng.Lines = []engine.LogLine{{Stream: "stdout", Line: []byte("use docker run\n")}, {Stream: "stderr", Line: []byte("a complaint\n")}}
+	sick := &apitest.Doctor{Report: doctor.Report{Findings: []doctor.Finding{
+		{Check: "daemon", Level: doctor.OK, Found: "shoald 0.1.0 runs, in no swarm"}, {Check: "clock", Level: doctor.Failure, Found: "a minute off", Remedy: "timedatectl set-ntp true"},
+	}}}
 	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: httpapi.New(httpapi.Config{
-		Containers: eng, Images: eng, Disk: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Upkeep: sw, Scheduler: sw, Jobs: jobs, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Version: "0.1.0",
+		Containers: eng, Images: eng, Disk: eng, Events: eng, Usage: eng, Host: apitest.Host{}, Swarm: sw, Upkeep: sw, Scheduler: sw, Jobs: jobs, Control: control, TaskLogs: sw, Networks: &apitest.Networks{}, Doctor: sick, Version: "0.1.0",
 	})}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -24,6 +24,7 @@ import (
 	"shoal.dev/shoal/internal/control"
 	"shoal.dev/shoal/internal/reconcile"
 	"shoal.dev/shoal/internal/reconcile/address"
+	"shoal.dev/shoal/internal/reconcile/gate"
 	"shoal.dev/shoal/internal/reconcile/placement"
 	"shoal.dev/shoal/internal/reconcile/reap"
 	"shoal.dev/shoal/internal/reconcile/schedule"
@@ -111,7 +112,7 @@ func toySwarm() (ctl *control.Control, stop func(), err error) {
 	})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: s, Observed: toyObserved{s}, NewID: cluster.NewID, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		Planners: []reconcile.Planner{schedule.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, reap.Planner{}},
+		Planners: []reconcile.Planner{schedule.Planner{}, service.Planner{}, address.Planner{}, gate.Planner{}, placement.Planner{}, reap.Planner{}},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

@@ -133,6 +133,7 @@ func load(args []string) (c command, err error) {
 			cfg.LogOpts[key] = value
 			return nil
 		})
+		fs.StringVar(&cfg.Firewall, "firewall", cfg.Firewall, "`manage` to let containers' packets through the chains of dockerd, firewalld and ufw (default: only say which drops them)")
 		fs.StringVar(&cfg.SocketGroup, "group", cfg.SocketGroup, "`group` that may use the socket")
 		fs.BoolVar(&c.showVersion, "version", false, "print the version and quit")
 		fs.BoolVar(&c.validate, "validate", false, "check the configuration and quit")

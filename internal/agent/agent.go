@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -69,6 +70,12 @@ type Config struct {
 	// DiskFull is how many percent of the disk were used when the node was found too full for new tasks; 0: it is not. It is
 	// asked every few seconds. It may be nil.
 	DiskFull func() int
+	// Connections is how many connections were begun through the routing mesh to each of this node's tasks, by the task's
+	// address on it. They may count from zero again at any time. It may be nil.
+	Connections func() (map[netip.Addr]uint64, error)
+	// Obstacle says which packet filter of the host drops what tasks get or send, "" if none does. It is asked every few
+	// seconds. It may be nil.
+	Obstacle func() string
 	// Connect reaches some manager, if possible another one than last time. The session ends by its Close; ctx bounds
 	// only the connecting.
 	Connect func(ctx context.Context) (Session, error)
@@ -78,6 +85,8 @@ type Config struct {
 	OnRole func(swarm.NodeRole)
 	// OnCertificate is told, with every heartbeat, what the swarm says of the node's certificate. It must not block. It may be nil.
 	OnCertificate func(protocol.Certificate)
+	// OnClock is told, with every heartbeat, how far this node's clock is ahead of the manager's. It must not block. It may be nil.
+	OnClock func(ahead time.Duration)
 	// StateDir keeps the highest epoch and version seen.
 	StateDir string
 	// Parallel bounds the containers that are created or started at the same time; 0 is twice the number of CPUs, at
@@ -124,6 +133,12 @@ func New(cfg Config) *Agent {
 	if cfg.OnCertificate == nil {
 		cfg.OnCertificate = func(protocol.Certificate) {}
 	}
+	if cfg.Obstacle == nil {
+		cfg.Obstacle = func() string { return "" }
+	}
+	if cfg.OnClock == nil {
+		cfg.OnClock = func(time.Duration) {}
+	}
 	if cfg.Parallel <= 0 {
 		// A start waits about half its time for its shim and runc; more than two a CPU only take turns.
 		cfg.Parallel = max(4, 2*runtime.GOMAXPROCS(0))
@@ -150,6 +165,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.net.run(ctx, a.log) })
 	g.Go(func() error { return a.runSessions(ctx) })
 	g.Go(func() error { return a.keepSeen(ctx) })
+	g.Go(func() error { return a.watchObstacle(ctx) })
 	err = g.Wait()
 	a.running.Wait()
 	return err

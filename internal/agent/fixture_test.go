@@ -31,8 +31,11 @@ type bench struct {
 	eng   *fakeEngine
 	net   *fakeNetwork
 	dir   string
-	use   agent.Engine // instead of eng, if not nil
-	full  atomic.Int64 // what the agent finds its disk to be full with
+	use   agent.Engine  // instead of eng, if not nil
+	full  atomic.Int64  // what the agent finds its disk to be full with
+	asked atomic.Uint64 // how often connections were counted
+	// obstacle is the text of what drops tasks' packets.
+	obstacle atomic.Value
 
 	mu      sync.Mutex
 	handler http.Handler                              // what the agent connects to
@@ -98,6 +101,13 @@ func (b *bench) agent() (stop func()) {
 		NodeID: "n1", Addr: "198.18.0.1", Engine: eng, Network: b.net, StateDir: b.dir, Connect: b.connect, Parallel: 4,
 		Describe: func(context.Context) swarm.NodeDescription { return swarm.NodeDescription{Hostname: "host1"} },
 		DiskFull: func() int { return int(b.full.Load()) },
+		Connections: func() (map[netip.Addr]uint64, error) { // ten more with each measurement
+			return map[netip.Addr]uint64{netip.MustParseAddr("10.0.0.9"): b.asked.Add(1) * 10}, nil
+		},
+		Obstacle: func() string {
+			why, _ := b.obstacle.Load().(string)
+			return why
+		},
 	})
 	return run(b.t, a.Run)
 }

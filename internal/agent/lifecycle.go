@@ -124,7 +124,7 @@ func (r *runner) started(in *container.InspectResponse) {
 		r.report(swarm.TaskStateStarting, "starting", "", running(in))
 		return
 	}
-	r.report(swarm.TaskStateRunning, "started", "", running(in))
+	r.report(swarm.TaskStateRunning, "started", r.obstacle(), running(in))
 }
 
 // pull fetches an image, once for all tasks that need it at the time. An image that its digest names and that is here

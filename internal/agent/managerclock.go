@@ -12,7 +12,9 @@ func (a *Agent) compareClock(sent, answered, manager time.Time) {
 	if manager.IsZero() {
 		return
 	}
-	offset := protocol.ClockOffset(sent.Add(answered.Sub(sent) / 2).Sub(manager))
+	ahead := sent.Add(answered.Sub(sent) / 2).Sub(manager)
+	a.cfg.OnClock(ahead)
+	offset := protocol.ClockOffset(ahead)
 	if off := offset != 0; a.off.CompareAndSwap(!off, off) {
 		if off {
 			a.log.Warn("the clock of this node differs from the manager's: set both by NTP", "ahead", offset.Round(time.Second))

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/swarm"
 
+	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/dispatch/protocol"
 )
 
@@ -32,6 +34,8 @@ type meter struct {
 type reading struct {
 	at  time.Time
 	cpu uint64 // nanoseconds since the container started
+	// connections were begun to the task since somebody began to count.
+	connections uint64
 }
 
 func (m *meter) set(services []string) {
@@ -41,9 +45,9 @@ func (m *meter) set(services []string) {
 }
 
 // rate is what a container used since the measurement before; ok is false for the first.
-func (m *meter) rate(task string, s *container.StatsResponse, now time.Time) (u protocol.TaskUsage, ok bool) {
+func (m *meter) rate(task string, s *container.StatsResponse, connections uint64, now time.Time) (u protocol.TaskUsage, ok bool) {
 	had, known := m.before[task]
-	r := reading{now, s.CPUStats.CPUUsage.TotalUsage}
+	r := reading{now, s.CPUStats.CPUUsage.TotalUsage, connections}
 	m.before[task] = r
 	took := r.at.Sub(had.at)
 	if !known || took <= 0 || r.cpu < had.cpu { // another container
@@ -58,7 +62,12 @@ func (m *meter) rate(task string, s *container.StatsResponse, now time.Time) (u 
 		}
 	}
 	cpu := float64(r.cpu-had.cpu) / took.Seconds()
-	return protocol.TaskUsage{TaskID: task, NanoCPUs: int64(cpu), MemoryBytes: int64(memory)}, true
+	if connections >= had.connections { // otherwise they count from zero again
+		connections -= had.connections
+	}
+	return protocol.TaskUsage{
+		TaskID: task, NanoCPUs: int64(cpu), MemoryBytes: int64(memory), Connections: float64(connections) / took.Seconds(),
+	}, true
 }
 
 // measure measures over a session until ctx ends.
@@ -99,6 +108,13 @@ func (a *Agent) used(ctx context.Context, services []string) []protocol.TaskUsag
 		runners = append(runners, r)
 	}
 	a.mu.Unlock()
+	var begun map[netip.Addr]uint64
+	if a.cfg.Connections != nil {
+		var err error
+		if begun, err = a.cfg.Connections(); err != nil {
+			a.log.Debug("connections were not counted", "error", err)
+		}
+	}
 	var out []protocol.TaskUsage
 	seen := map[string]bool{}
 	for _, r := range runners {
@@ -112,7 +128,7 @@ func (a *Agent) used(ctx context.Context, services []string) []protocol.TaskUsag
 			continue // it ended meanwhile
 		}
 		seen[t.ID] = true
-		if u, ok := a.meter.rate(t.ID, s, time.Now()); ok {
+		if u, ok := a.meter.rate(t.ID, s, begunTo(t, begun), time.Now()); ok {
 			out = append(out, u)
 		}
 	}
@@ -122,6 +138,16 @@ func (a *Agent) used(ctx context.Context, services []string) []protocol.TaskUsag
 		}
 	}
 	return out
+}
+
+// begunTo is how many connections were begun to the task.
+func begunTo(t *cluster.Task, begun map[netip.Addr]uint64) (n uint64) {
+	for _, at := range t.NetworksAttachments {
+		for _, p := range at.Addresses {
+			n += begun[p.Addr()]
+		}
+	}
+	return n
 }
 
 // runs is the ID of the task's container while it runs.

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,7 +19,11 @@ func TestTasksAreMeasured(t *testing.T) {
 		b.agent()
 		other := newTask("b", 0)
 		other.ServiceID = "other"
-		b.create(newTask("a", 0))
+		a := newTask("a", 0)
+		a.NetworksAttachments = []swarm.NetworkAttachment{{
+			Network: swarm.Network{ID: "ingress"}, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.9/24")},
+		}}
+		b.create(a)
 		b.create(other)
 		b.await("a", swarm.TaskStateRunning)
 		b.await("b", swarm.TaskStateRunning)
@@ -31,7 +36,7 @@ func TestTasksAreMeasured(t *testing.T) {
 		b.update(func(tx *store.Tx) { tx.Write(store.Create(svc)) })
 		settle(30 * time.Second)
 		u, ok := b.srv.Usage("a")
-		if !ok || u.NanoCPUs < 499e6 || u.NanoCPUs > 501e6 || u.MemoryBytes != 48<<20 || b.store.Now().Sub(u.At) > 11*time.Second {
+		if !ok || u.NanoCPUs < 499e6 || u.NanoCPUs > 501e6 || u.MemoryBytes != 48<<20 || u.Connections != 1 || b.store.Now().Sub(u.At) > 11*time.Second {
 			t.Errorf("%+v %v", u, ok)
 		}
 		if u, ok := b.srv.Usage("b"); ok {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ const (
 	LabelScaleMax   = LabelAutoscale + "max"         // the most; what turns autoscaling on
 	LabelScaleCPU   = LabelAutoscale + "cpu"         // percent of the CPUs that a task reserves or, if none, of its limit
 	LabelScaleMem   = LabelAutoscale + "memory"      // percent of the memory, likewise
+	LabelScaleConns = LabelAutoscale + "connections" // new connections a second and task, through the routing mesh
 	LabelScaleUp    = LabelAutoscale + "up-window"   // how long more must be wanted before there are more; 0s
 	LabelScaleDown  = LabelAutoscale + "down-window" // how long fewer must be wanted before there are fewer; 5m
 	LabelScaleUpBy  = LabelAutoscale + "up-step"     // the most that are added at a time; 4, or as many as there are if that is more
@@ -30,6 +32,7 @@ const (
 	defaultScaleDown  = 5 * time.Minute
 	defaultTolerance  = 0.1
 	maxPercent        = 10_000
+	maxConnections    = 1_000_000
 	maxScalePoints    = 512 // a window of an hour has 240
 	maxScaleDecisions = 10
 )
@@ -38,6 +41,7 @@ const (
 type Autoscale struct {
 	Min, Max             uint64
 	CPU, Memory          float64 // percent of PerCPU and PerMemory; 0: no target
+	Connections          float64 // new ones a second and task; 0: no target
 	PerCPU, PerMemory    int64   // billionths of a CPU, and bytes, that are 100 %
 	UpWindow, DownWindow time.Duration
 	UpStep, DownStep     uint64 // 0: the default
@@ -70,8 +74,11 @@ func AutoscaleOf(spec *swarm.ServiceSpec) (*Autoscale, error) {
 	if a.Min > a.Max {
 		return nil, invalid("label %s: %d is more than %s, which is %d", LabelScaleMin, a.Min, LabelScaleMax, a.Max)
 	}
-	if a.CPU == 0 && a.Memory == 0 {
-		return nil, invalid("label %s: there is no target: set %s or %s", LabelScaleMax, LabelScaleCPU, LabelScaleMem)
+	if a.CPU == 0 && a.Memory == 0 && a.Connections == 0 {
+		return nil, invalid("label %s: there is no target: set %s, %s or %s", LabelScaleMax, LabelScaleCPU, LabelScaleMem, LabelScaleConns)
+	}
+	if a.Connections > 0 && !publishes(spec) {
+		return nil, invalid("label %s: the service publishes no port on the routing mesh, where connections are counted", LabelScaleConns)
 	}
 	if r := spec.TaskTemplate.Resources; r != nil {
 		if r.Limits != nil {
@@ -128,6 +135,13 @@ func (a *Autoscale) set(label, name, value string) error {
 		return percent(&a.CPU)
 	case "memory":
 		return percent(&a.Memory)
+	case "connections":
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil || !(n > 0 && n <= maxConnections) {
+			return invalid("label %s: %q: must be connections a second, more than 0 and at most %d", label, value, maxConnections)
+		}
+		a.Connections = n
+		return nil
 	case "up-window":
 		return window(&a.UpWindow)
 	case "down-window":
@@ -145,6 +159,13 @@ func (a *Autoscale) set(label, name, value string) error {
 		return nil
 	}
 	return invalid("label %s: it is not known", label)
+}
+
+// publishes says whether the specification publishes a port on the routing mesh.
+func publishes(spec *swarm.ServiceSpec) bool {
+	return spec.EndpointSpec != nil && slices.ContainsFunc(spec.EndpointSpec.Ports, func(p swarm.PortConfig) bool {
+		return p.PublishMode != swarm.PortConfigPublishModeHost
+	})
 }
 
 // Autoscales says whether a specification is scaled by the swarm, validly or not.
@@ -245,4 +266,6 @@ type Usage struct {
 	NanoCPUs int64
 	// MemoryBytes is without what the kernel can take back at once.
 	MemoryBytes int64
+	// Connections is how many were begun through the routing mesh, a second on average since the measurement before.
+	Connections float64
 }

@@ -43,7 +43,7 @@ type Node struct {
 }
 
 // Service is what a user wants to run. Spec and PreviousSpec are the specification part; Endpoint, UpdateStatus,
-// JobStatus, Schedule, Rebalancing and Scale are state.
+// JobStatus, Schedule, Rebalancing, Scale and Met are state.
 type Service struct {
 	swarm.Service
 	StateVersion uint64 `json:",omitempty"`
@@ -53,6 +53,8 @@ type Service struct {
 	Rebalancing bool `json:",omitempty"`
 	// Scale is what autoscaling made of its replicas; nil: nothing yet. See [Service.Replicas].
 	Scale *ScaleStatus `json:",omitempty"`
+	// Met are the dependencies that were met once, so that nothing waits for them again; see [Service.Unmet].
+	Met []string `json:",omitempty"`
 }
 
 // Task is one try to run a service's container on a node. Status, RunningAt and EndedAt are its state part; everything
@@ -159,11 +161,11 @@ func (n *Node) MergeState(from Object) {
 	n.Level, n.Description, n.Status, n.ManagerStatus, n.DiskFull = f.Level, f.Description, f.Status, f.ManagerStatus, f.DiskFull
 }
 
-// MergeState takes the endpoint, the update status, the job status, how far the schedule is, whether it is being rebalanced
-// and how it is scaled.
+// MergeState takes the endpoint, the update status, the job status, how far the schedule is, whether it is being rebalanced,
+// how it is scaled and what it has not to wait for any more.
 func (s *Service) MergeState(from Object) {
 	f := from.(*Service)
-	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Rebalancing, s.Scale = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Rebalancing, f.Scale
+	s.Endpoint, s.UpdateStatus, s.JobStatus, s.Schedule, s.Rebalancing, s.Scale, s.Met = f.Endpoint, f.UpdateStatus, f.JobStatus, f.Schedule, f.Rebalancing, f.Scale, f.Met
 }
 
 // MergeState takes the status and since when it holds.

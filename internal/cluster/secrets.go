@@ -25,6 +25,7 @@ const TemplateDriver = "golang"
 type Secret struct {
 	swarm.Secret
 	StateVersion uint64 `json:",omitempty"`
+	Versioned
 }
 
 // SecretData is a secret's bytes. They never change.
@@ -39,6 +40,7 @@ type SecretData struct {
 type Config struct {
 	swarm.Config
 	StateVersion uint64 `json:",omitempty"`
+	Versioned
 }
 
 func (*Secret) Kind() Kind     { return KindSecret }

@@ -34,7 +34,7 @@ func invalid(format string, args ...any) error {
 func ValidateServiceSpec(spec swarm.ServiceSpec) error {
 	for _, check := range []func(*swarm.ServiceSpec) error{
 		validateName, validateRuntime, validateResources, validateRestartPolicy, validatePlacement,
-		validateContainer, validateFiles, validateMode, validateUpdates, validateEndpoint, validateSchedule, validateRebalance, validateAutoscale,
+		validateContainer, validateFiles, validateMode, validateUpdates, validateEndpoint, validateSchedule, validateRebalance, validateAutoscale, validateDependencies,
 	} {
 		if err := check(&spec); err != nil {
 			return err

@@ -51,6 +51,7 @@ type ServiceScale struct {
 	ServiceID, ServiceName string
 	Min, Max               uint64
 	CPU, Memory            float64 `json:",omitempty"` // targets, in percent
+	Connections            float64 `json:",omitempty"` // a target, new ones a second and task
 	UpWindow, DownWindow   string
 	Tolerance              float64
 	Replicas               uint64
@@ -71,7 +72,7 @@ func ScaleOf(s *cluster.Service) (*ServiceScale, error) {
 		return nil, invalid("service %s is scaled by hand (it has no label %s)", s.Spec.Name, cluster.LabelScaleMax)
 	}
 	out := &ServiceScale{
-		ServiceID: s.ID, ServiceName: s.Spec.Name, Min: a.Min, Max: a.Max, CPU: a.CPU, Memory: a.Memory, UpWindow: a.UpWindow.String(),
+		ServiceID: s.ID, ServiceName: s.Spec.Name, Min: a.Min, Max: a.Max, CPU: a.CPU, Memory: a.Memory, Connections: a.Connections, UpWindow: a.UpWindow.String(),
 		DownWindow: a.DownWindow.String(), Tolerance: a.Tolerance, Replicas: s.Replicas(), Decisions: []cluster.ScaleDecision{},
 	}
 	if st := s.Scale; st != nil {

@@ -140,12 +140,15 @@ func (c *Control) CreateConfig(ctx context.Context, spec swarm.ConfigSpec) (stri
 
 func onlyLabels() error { return invalid("only updates to Labels are allowed") }
 
-// UpdateSecret replaces a secret's labels if it is still at the version. A specification without bytes leaves them.
+// UpdateSecret replaces a secret's labels if it is still at the version. A specification without bytes leaves them. Other
+// bytes are refused as in Docker, except from the deploy of the stack that the secret is of: that makes a new version,
+// and updates the services itself.
 func (c *Control) UpdateSecret(ctx context.Context, ref string, version uint64, spec swarm.SecretSpec) error {
 	m, err := c.write()
 	if err != nil {
 		return err
 	}
+	next := cluster.NewID() // should there be a new version
 	return m.update(ctx, func(tx *store.Tx) error {
 		old, err := find(tx.Snapshot, "secret", ref, secretName)
 		if err != nil {
@@ -155,8 +158,13 @@ func (c *Control) UpdateSecret(ctx context.Context, ref string, version uint64, 
 		switch {
 		case old.Version.Index != version:
 			return outOfSequence()
-		case spec.Name != old.Spec.Name, spec.Data != nil && (data == nil || !bytes.Equal(spec.Data, data.Data)):
+		case spec.Name != old.Spec.Name:
 			return onlyLabels()
+		case spec.Data != nil && (data == nil || !bytes.Equal(spec.Data, data.Data)):
+			if !redeployed(old.Spec.Labels, spec.Labels, old.Versioned) {
+				return onlyLabels()
+			}
+			return newSecret(tx, old, spec, next)
 		}
 		s := old.Clone().(*cluster.Secret)
 		s.Spec.Labels = spec.Labels
@@ -165,12 +173,13 @@ func (c *Control) UpdateSecret(ctx context.Context, ref string, version uint64, 
 	})
 }
 
-// UpdateConfig replaces a config's labels, likewise.
+// UpdateConfig is [Control.UpdateSecret] for configs.
 func (c *Control) UpdateConfig(ctx context.Context, ref string, version uint64, spec swarm.ConfigSpec) error {
 	m, err := c.write()
 	if err != nil {
 		return err
 	}
+	next := cluster.NewID()
 	return m.update(ctx, func(tx *store.Tx) error {
 		old, err := find(tx.Snapshot, "config", ref, configName)
 		if err != nil {
@@ -179,8 +188,13 @@ func (c *Control) UpdateConfig(ctx context.Context, ref string, version uint64, 
 		switch {
 		case old.Version.Index != version:
 			return outOfSequence()
-		case spec.Name != old.Spec.Name, spec.Data != nil && !bytes.Equal(spec.Data, old.Spec.Data):
+		case spec.Name != old.Spec.Name:
 			return onlyLabels()
+		case spec.Data != nil && !bytes.Equal(spec.Data, old.Spec.Data):
+			if !redeployed(old.Spec.Labels, spec.Labels, old.Versioned) {
+				return onlyLabels()
+			}
+			return newConfig(tx, old, spec, next)
 		}
 		n := old.Clone().(*cluster.Config)
 		n.Spec.Labels = spec.Labels
@@ -265,7 +279,7 @@ func plural(word string, n int) string {
 	return word + "s"
 }
 
-// checkFiles refuses a specification whose secrets or configs are not there, or have another name than it says. It
+// checkFiles refuses a specification whose secrets or configs are not there, or never had the name that it says. It
 // rewrites the claims on their names, so that nobody removes them at the same time: a removal deletes the claim as it
 // has seen it.
 func checkFiles(tx *store.Tx, spec *swarm.ServiceSpec) error {
@@ -276,19 +290,21 @@ func checkFiles(tx *store.Tx, spec *swarm.ServiceSpec) error {
 	secrets, configs := map[string]string{}, map[string]string{} // names by ID
 	var missing []string
 	for _, r := range c.Secrets {
-		if s, ok := store.Get[*cluster.Secret](tx.Snapshot, r.SecretID); !ok || s.Spec.Name != r.SecretName {
+		if s, ok := store.Get[*cluster.Secret](tx.Snapshot, r.SecretID); ok && s.Answers(r.SecretName, s.Spec.Name) {
+			secrets[s.ID] = s.Spec.Name
+		} else {
 			missing = append(missing, r.SecretName)
 		}
-		secrets[r.SecretID] = r.SecretName
 	}
 	if len(missing) > 0 {
 		return invalid("%s not found: %s", plural("secret", len(missing)), strings.Join(missing, ", "))
 	}
 	for _, r := range c.Configs {
-		if o, ok := store.Get[*cluster.Config](tx.Snapshot, r.ConfigID); !ok || o.Spec.Name != r.ConfigName {
+		if o, ok := store.Get[*cluster.Config](tx.Snapshot, r.ConfigID); ok && o.Answers(r.ConfigName, o.Spec.Name) {
+			configs[o.ID] = o.Spec.Name
+		} else {
 			missing = append(missing, r.ConfigName)
 		}
-		configs[r.ConfigID] = r.ConfigName
 	}
 	if len(missing) > 0 {
 		return invalid("%s not found: %s", plural("config", len(missing)), strings.Join(missing, ", "))

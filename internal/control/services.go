@@ -97,6 +97,9 @@ func (c *Control) CreateService(ctx context.Context, spec swarm.ServiceSpec, aut
 		if err := checkAccess(tx.Snapshot, s, nil); err != nil {
 			return err
 		}
+		if err := checkDependencies(tx.Snapshot, s); err != nil {
+			return err
+		}
 		if err := checkFiles(tx, &s.Spec); err != nil {
 			return err
 		}
@@ -281,6 +284,9 @@ func (c *Control) UpdateService(ctx context.Context, ref string, version uint64,
 			return errdefs.ErrNotImplemented.WithMessage("service mode change is not allowed")
 		}
 		if err := checkAccess(tx.Snapshot, s, old); err != nil {
+			return err
+		}
+		if err := checkDependencies(tx.Snapshot, s); err != nil {
 			return err
 		}
 		if err := checkFiles(tx, &s.Spec); err != nil {

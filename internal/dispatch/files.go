@@ -32,12 +32,7 @@ func (f *files) set(snap *store.Snapshot, id string, t *cluster.Task) {
 			ids = append(ids, t.ServiceID)
 			f.refresh(t.ServiceID)
 		}
-		for _, r := range t.Spec.ContainerSpec.Secrets {
-			ids = append(ids, r.SecretID)
-		}
-		for _, r := range t.Spec.ContainerSpec.Configs {
-			ids = append(ids, r.ConfigID)
-		}
+		ids = slices.AppendSeq(ids, cluster.FileIDs(&t.Spec))
 	}
 	had := f.byTask[id]
 	if slices.Equal(had, ids) {

@@ -127,10 +127,10 @@ func (s *Server) serveUsage(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, u := range req.Tasks {
 		t, ok := store.Get[*cluster.Task](snap, u.TaskID)
-		if !ok || t.NodeID != req.NodeID || u.NanoCPUs < 0 || u.MemoryBytes < 0 {
+		if !ok || t.NodeID != req.NodeID || u.NanoCPUs < 0 || u.MemoryBytes < 0 || !(u.Connections >= 0) {
 			continue
 		}
-		s.use.take(u.TaskID, cluster.Usage{At: time.Now(), NanoCPUs: u.NanoCPUs, MemoryBytes: u.MemoryBytes})
+		s.use.take(u.TaskID, cluster.Usage{At: time.Now(), NanoCPUs: u.NanoCPUs, MemoryBytes: u.MemoryBytes, Connections: u.Connections})
 	}
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -23,13 +23,13 @@ func TestUsageReachesTheLeader(t *testing.T) {
 			return protocol.Post(t.Context(), w.dial(follower, node), protocol.PathUsage, req)
 		}
 		if err := say("n1", protocol.UsageRequest{NodeID: "n1", Tasks: []protocol.TaskUsage{
-			{TaskID: "a", NanoCPUs: 5, MemoryBytes: 7}, {TaskID: "b", NanoCPUs: 9}, {TaskID: "gone", NanoCPUs: 9}, {TaskID: "a", NanoCPUs: -1},
+			{TaskID: "a", NanoCPUs: 5, MemoryBytes: 7, Connections: 2.5}, {TaskID: "b", NanoCPUs: 9}, {TaskID: "gone", NanoCPUs: 9}, {TaskID: "a", NanoCPUs: -1}, {TaskID: "a", Connections: -1},
 		}}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(20 * time.Second)
 		u, ok := leader.Usage("a")
-		if !ok || u.NanoCPUs != 5 || u.MemoryBytes != 7 || w.store.Now().Sub(u.At) != 20*time.Second {
+		if !ok || u.NanoCPUs != 5 || u.MemoryBytes != 7 || u.Connections != 2.5 || w.store.Now().Sub(u.At) != 20*time.Second {
 			t.Errorf("%+v %v", u, ok)
 		}
 		for _, id := range []string{"b", "gone"} {

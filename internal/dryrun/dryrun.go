@@ -145,7 +145,7 @@ func (r *Runs) find(id string) (*run, error) {
 var (
 	version = regexp.MustCompile(`^/v[0-9]+\.[0-9]+`)
 	// ofSwarm are the paths of what a dry run has a copy of.
-	ofSwarm = regexp.MustCompile(`^/(swarm|nodes|services|tasks|secrets|configs|networks)(/|$)`)
+	ofSwarm = regexp.MustCompile(`^/(swarm|nodes|services|tasks|(shoal/v1/)?(secrets|configs)|networks)(/|$)`)
 	// ofNode are those of them that are not about the swarm's records.
 	ofNode = regexp.MustCompile(`^/(swarm/(init|join|leave|unlock|unlockkey)|networks/prune|networks/[^/]+/(connect|disconnect)|(services|tasks)/[^/]+/logs)$`)
 )

@@ -116,7 +116,7 @@ type Control interface {
 }
 
 // Secrets is the swarm's secrets. None of its answers has a secret's bytes. The filters are id, name, label, names; an
-// update may change labels only.
+// update may change labels only, but for the deploy of the stack that the secret is of, which makes a new version.
 type Secrets interface {
 	Secrets(ctx context.Context, filters map[string][]string) ([]swarm.Secret, error)
 	Secret(ctx context.Context, idOrName string) (*swarm.Secret, error)
@@ -124,6 +124,11 @@ type Secrets interface {
 	UpdateSecret(ctx context.Context, id string, version uint64, spec swarm.SecretSpec) error
 	// RemoveSecret is InvalidArgument while a service uses it.
 	RemoveSecret(ctx context.Context, idOrName string) error
+	// RotateSecret gives the secret's name to a new version with the bytes and updates the services that use it;
+	// FailedPrecondition for one that is an older version itself.
+	RotateSecret(ctx context.Context, idOrName string, data []byte) (*Rotation, error)
+	// SecretVersions lists the versions that there are, the newest first.
+	SecretVersions(ctx context.Context, idOrName string) ([]FileVersion, error)
 }
 
 // Configs is the swarm's configs, likewise, but for their bytes, which are shown.
@@ -133,7 +138,15 @@ type Configs interface {
 	CreateConfig(ctx context.Context, spec swarm.ConfigSpec) (id string, err error)
 	UpdateConfig(ctx context.Context, id string, version uint64, spec swarm.ConfigSpec) error
 	RemoveConfig(ctx context.Context, idOrName string) error
+	RotateConfig(ctx context.Context, idOrName string, data []byte) (*Rotation, error)
+	ConfigVersions(ctx context.Context, idOrName string) ([]FileVersion, error)
 }
+
+// Rotation is what became of a secret or a config that was given other bytes.
+type Rotation = control.Rotation
+
+// FileVersion is a version of a secret or a config.
+type FileVersion = control.FileVersion
 
 // TaskLogs serves the logs of services and tasks.
 type TaskLogs interface {

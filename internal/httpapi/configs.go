@@ -13,6 +13,8 @@ func (a *api) configRoutes() []route {
 		get("/configs/{id}", a.managed(a.inspectConfig)),
 		del("/configs/{id}", a.managed(a.removeConfig)),
 		post("/configs/{id}/update", a.managed(a.updateConfig)),
+		post("/shoal/v1/configs/{id}/rotate", a.managed(a.rotateConfig)),
+		get("/shoal/v1/configs/{id}/versions", a.managed(a.listConfigVersions)),
 	}
 }
 
@@ -69,4 +71,24 @@ func (a *api) updateConfig(c *call) error {
 		return err
 	}
 	return a.Control.UpdateConfig(c.Context(), c.value, version, spec)
+}
+
+func (a *api) rotateConfig(c *call) error {
+	var r RotateRequest
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	out, err := a.Control.RotateConfig(c.Context(), c.value, r.Data)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, out)
+}
+
+func (a *api) listConfigVersions(c *call) error {
+	all, err := a.Control.ConfigVersions(c.Context(), c.value)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, list(all))
 }

@@ -53,6 +53,7 @@ type Config struct {
 	TaskLogs   TaskLogs
 	Networks   Networks
 	DryRuns    DryRuns
+	Doctor     Doctor
 	Log        *slog.Logger // nil discards
 	Version    string       // of Shoal, such as "0.1.0"
 }
@@ -88,6 +89,7 @@ func (a *api) routes() []route {
 	all = append(all, a.swarmRoutes()...)
 	all = append(all, a.upkeepRoutes()...)
 	all = append(all, a.dryRunRoutes()...)
+	all = append(all, a.doctorRoutes()...)
 	all = append(all, a.nodeRoutes()...)
 	all = append(all, a.serviceRoutes()...)
 	all = append(all, a.jobRoutes()...)

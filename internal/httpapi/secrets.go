@@ -13,11 +13,16 @@ func (a *api) secretRoutes() []route {
 		get("/secrets/{id}", a.managed(a.inspectSecret)),
 		del("/secrets/{id}", a.managed(a.removeSecret)),
 		post("/secrets/{id}/update", a.managed(a.updateSecret)),
+		post("/shoal/v1/secrets/{id}/rotate", a.managed(a.rotateSecret)),
+		get("/shoal/v1/secrets/{id}/versions", a.managed(a.listSecretVersions)),
 	}
 }
 
 // templatingSince is the minor API version that brought templates in secrets and configs.
 const templatingSince = 37
+
+// RotateRequest is the body of POST /shoal/v1/secrets/{id}/rotate and of that for configs; Data is base64 in JSON.
+type RotateRequest struct{ Data []byte }
 
 func (a *api) listSecrets(c *call) error {
 	filters, err := c.filters()
@@ -72,4 +77,24 @@ func (a *api) updateSecret(c *call) error {
 		return err
 	}
 	return a.Control.UpdateSecret(c.Context(), c.value, version, spec)
+}
+
+func (a *api) rotateSecret(c *call) error {
+	var r RotateRequest
+	if err := c.json(&r); err != nil {
+		return err
+	}
+	out, err := a.Control.RotateSecret(c.Context(), c.value, r.Data)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, out)
+}
+
+func (a *api) listSecretVersions(c *call) error {
+	all, err := a.Control.SecretVersions(c.Context(), c.value)
+	if err != nil {
+		return err
+	}
+	return c.reply(http.StatusOK, list(all))
 }

@@ -112,3 +112,41 @@ func TestBadSecretsAndConfigs(t *testing.T) {
 		}
 	}
 }
+
+func TestRotate(t *testing.T) {
+	s := apitest.NewSwarm()
+	h := handler(apitest.NewEngine(), s)
+	for _, kind := range []string{"secret", "config"} {
+		base := "/shoal/v1/" + kind + "s"
+		s.Active = false
+		if w := ask(t, h, "POST", base+"/a/rotate", js, `{"Data":"eA=="}`); w.Code != 503 {
+			t.Errorf("on a node in no swarm: %d %s", w.Code, w.Body)
+		}
+		s.Active = true
+		if w := ask(t, h, "POST", "/"+kind+"s/create", js, `{"Name":"a","Data":"eA=="}`); w.Code != 201 {
+			t.Fatalf("create answers %d %s", w.Code, w.Body)
+		}
+		for _, c := range []struct {
+			name, method, path, body string
+			status                   int
+			want                     string
+		}{
+			{"the same bytes", "POST", "/a/rotate", `{"Data":"eA=="}`, 200, `"Updated":false`},
+			{"other bytes", "POST", "/a/rotate", `{"Data":"eQ=="}`, 200, `"Version":2,"Updated":true`},
+			{"an older version", "POST", "/a.v1/rotate", `{"Data":"eA=="}`, 400, kind + " a.v1 is an older version of " + kind + " a: rotate that"},
+			{"no bytes", "POST", "/a/rotate", `{}`, 400, kind + " data must be larger than 0 and less than "},
+			{"bytes that are no base64", "POST", "/a/rotate", `{"Data":"%"}`, 400, "invalid JSON: "},
+			{"what is not there", "POST", "/no-such/rotate", `{"Data":"eA=="}`, 404, kind + " no-such not found"},
+			{"versions", "GET", "/a/versions", "", 200, `"Name":"a.v1","Version":1,"Current":false`},
+			{"versions of nothing", "GET", "/no-such/versions", "", 404, kind + " no-such not found"},
+		} {
+			contentType := js
+			if c.body == "" {
+				contentType = ""
+			}
+			if w := ask(t, h, c.method, base+c.path, contentType, c.body); w.Code != c.status || !strings.Contains(w.Body.String(), c.want) {
+				t.Errorf("%s, %s: %d %s", kind, c.name, w.Code, w.Body)
+			}
+		}
+	}
+}

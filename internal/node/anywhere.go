@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types"
 
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/dryrun"
 	"shoal.dev/shoal/internal/link"
 )
 
@@ -91,8 +92,8 @@ func (n *Node) destination(m *manager, r *http.Request) (*destination, error) {
 		}
 		return &destination{nodeID: id, name: shown, path: r.URL.Path}, nil
 	}
-	if m == nil {
-		return nil, nil
+	if m == nil || r.Header.Get(dryrun.Header) != "" {
+		return nil, nil // a dry run touches no container
 	}
 	if p := execPath.FindStringSubmatch(r.URL.Path); p != nil {
 		return &destination{p[3], control.NameOfNode(m.store.Snapshot(), p[3]), p[1] + p[2] + p[4], p[4] == "/json"}, nil
@@ -161,7 +162,7 @@ func (n *Node) serveEngine(w http.ResponseWriter, r *http.Request, path string) 
 	r = r.Clone(r.Context())
 	r.Header.Del(NodeHeader)
 	r.URL.Path, r.URL.RawPath = path, ""
-	n.forward(n.api).ServeHTTP(w, r)
+	n.own().ServeHTTP(w, r)
 }
 
 // markBroken has a hijacked stream end with the reason where the connection to the node breaks: such a stream has no

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/swarm"
 
+	"shoal.dev/shoal/internal/dryrun"
 	"shoal.dev/shoal/internal/engine"
 	"shoal.dev/shoal/internal/engine/fake"
 	"shoal.dev/shoal/internal/link"
@@ -108,8 +109,8 @@ func newDaemon(t *testing.T) *daemon {
 	return d
 }
 
-// ask asks the daemon's API as the node that is named, "" for its own.
-func (d *daemon) ask(method, path string, body any, node string) (int, string) {
+// ask asks the daemon's API as the node that is named, "" for its own, with further headers: a name, a value.
+func (d *daemon) ask(method, path string, body any, node string, headers ...string) (int, string) {
 	d.t.Helper()
 	var in io.Reader
 	if s, raw := body.(string); raw {
@@ -130,6 +131,9 @@ func (d *daemon) ask(method, path string, body any, node string) (int, string) {
 	r.Header.Set("Content-Type", "application/json")
 	if node != "" {
 		r.Header.Set(NodeHeader, node)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
 	}
 	resp, err := http.DefaultClient.Do(r)
 	if err != nil {
@@ -310,6 +314,30 @@ func TestAnyManagerReachesTheContainersOfAnyNode(t *testing.T) {
 		// A change of the swarm through a manager that follows goes on to the one that leads.
 		if status, out := m1.ask("POST", "/configs/create", map[string]any{"Name": "c1", "Data": "eA=="}, m2.id); status != 201 {
 			t.Errorf("a change through another manager: %d %s", status, out)
+		}
+	})
+
+	t.Run("dry runs", func(t *testing.T) {
+		var tried struct{ ID string }
+		if _, out := m1.ask("POST", "/shoal/v1/dryruns", nil, m2.id); json.Unmarshal([]byte(out), &tried) != nil || tried.ID == "" {
+			t.Fatal(out)
+		}
+		dry := func(method, path, body, node string) (int, string) {
+			return m1.ask(method, path, body, node, dryrun.Header, tried.ID)
+		}
+		if status, out := dry("POST", "/configs/create", `{"Name":"tried","Data":"eA=="}`, m2.id); status != 201 {
+			t.Errorf("a change that is tried on another manager: %d %s", status, out)
+		}
+		if out := m1.must("GET", "/configs", nil); strings.Contains(out, "tried") {
+			t.Error("what was tried was done")
+		}
+		for _, node := range []string{"", w.id} {
+			if status, out := dry("DELETE", "/containers/web.1?force=1", "", node); status < 400 {
+				t.Errorf("a container is removed in a dry run: %d %s", status, out)
+			}
+		}
+		if status, out := m1.ask("GET", "/containers/web.1/json", nil, ""); status != 200 {
+			t.Errorf("the container after that: %d %s", status, out)
 		}
 	})
 

@@ -64,6 +64,9 @@ type Config struct {
 	// for beside shoald.
 	Init     bool   `json:"init"`
 	InitPath string `json:"init-path"`
+	// Firewall is "manage" for accepts of Shoal in the chains that dockerd, firewalld and ufw leave to the host's user, where
+	// they would drop what containers send and get; "" for none.
+	Firewall string `json:"firewall"`
 	// SocketGroup owns the API's socket.
 	SocketGroup string `json:"group"`
 }
@@ -141,6 +144,9 @@ func (c *Config) Validate() error {
 		if v < 0 || v > 100 {
 			return fmt.Errorf("%s: %d: give percent of the disk, or 0 for never", key, v)
 		}
+	}
+	if c.Firewall != "" && c.Firewall != manageFirewall {
+		return fmt.Errorf("firewall: %q: give %q, or nothing", c.Firewall, manageFirewall)
 	}
 	for _, m := range c.RegistryMirrors {
 		if u, err := url.Parse(m); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {

@@ -44,6 +44,7 @@ func TestConfigIsRefusedByName(t *testing.T) {
 		"a full disk":       {func(c *Config) { c.DiskFull = 101 }, "disk-full: 101: give percent of the disk"},
 		"generic resource":  {func(c *Config) { c.GenericResources = []string{"gpu"} }, "could not parse GenericResource: incorrect term gpu"},
 		"label":             {func(c *Config) { c.Labels = []string{"zone"} }, "bad attribute format: zone"},
+		"firewall":          {func(c *Config) { c.Firewall = "off" }, `firewall: "off": give "manage", or nothing`},
 		"mirror":            {func(c *Config) { c.RegistryMirrors = []string{"mirror:5000"} }, `invalid mirror: "mirror:5000"`},
 		"insecure registry": {func(c *Config) { c.InsecureRegistries = []string{"http://r:5000"} }, `insecure registry "http://r:5000"`},
 		"log level":         {func(c *Config) { c.LogLevel = "chatty" }, `log level "chatty"`},
@@ -94,6 +95,7 @@ func TestDaemonJSON(t *testing.T) {
 
 func TestWhatNeedsARestart(t *testing.T) {
 	a, b := DefaultConfig(), DefaultConfig()
+	b.Firewall = manageFirewall
 	b.Labels, b.Debug, b.LogLevel, b.RegistryMirrors, b.InsecureRegistries = []string{"a=b"}, true, "warn", []string{"http://m"}, []string{"r"}
 	if got := restartKeys(&a, &b); len(got) != 0 {
 		t.Errorf("live keys are said to need a restart: %v", got)
@@ -103,7 +105,7 @@ func TestWhatNeedsARestart(t *testing.T) {
 		t.Error(d)
 	}
 	want := map[string]string{"name": hostname(), "debug": "true", "log-level": "warn", "labels": `["a=b"]`, "registry-mirrors": `["http://m"]`,
-		"insecure-registries": `["r"]`}
+		"insecure-registries": `["r"]`, "firewall": "manage"}
 	if d := cmp.Diff(want, liveAttributes(&b)); d != "" {
 		t.Error(d)
 	}

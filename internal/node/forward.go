@@ -30,7 +30,7 @@ func changesSwarm(r *http.Request) bool {
 		return false
 	}
 	path := apiVersion.ReplaceAllString(r.URL.Path, "")
-	for _, p := range []string{"/services/", "/nodes/", "/swarm/update", "/tasks/", "/secrets/", "/configs/", "/shoal/v1/services/"} {
+	for _, p := range []string{"/services/", "/nodes/", "/swarm/update", "/tasks/", "/secrets/", "/configs/", "/shoal/v1/services/", "/shoal/v1/secrets/", "/shoal/v1/configs/"} {
 		if strings.HasPrefix(path, p) {
 			return true
 		}

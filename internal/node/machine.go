@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -41,6 +42,8 @@ type Engine interface {
 // Kernel is the host's network.
 type Kernel interface {
 	agent.Network
+	// Connections is what [agent.Config] says of it.
+	Connections() (map[netip.Addr]uint64, error)
 	// Run repairs what others broke until ctx ends.
 	Run(ctx context.Context) error
 	// Check says what others broke, and repairs it.

@@ -24,6 +24,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/autoscale"
+	"shoal.dev/shoal/internal/reconcile/gate"
 	"shoal.dev/shoal/internal/reconcile/level"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
@@ -138,7 +139,7 @@ func (m *manager) startPlanning(ctx context.Context) func() {
 	done := make(chan struct{})
 	runner := reconcile.NewRunner(reconcile.Config{
 		Store: m.store, Observed: m.dispatch, NewID: cluster.NewID, Log: m.log,
-		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}},
+		Planners: []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, gate.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}},
 	})
 	m.runner.Store(runner)
 	go func() {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
@@ -47,6 +48,8 @@ type member struct {
 	cancel   context.CancelFunc
 	done     chan struct{}
 	err      error // why it ended; read after done
+	// ahead is how far this host's clock was ahead of its manager's at the last heartbeat.
+	ahead atomic.Pointer[time.Duration]
 }
 
 func (n *Node) swarmDir() string { return filepath.Join(n.cfg.DataRoot, "swarm") }
@@ -146,7 +149,8 @@ func (m *member) run(ctx context.Context, n *Node) error {
 	a := agent.New(agent.Config{
 		NodeID: m.st.NodeID, Addr: host, Engine: n.engine, Network: n.kernel, Describe: m.describe(n),
 		Connect: m.connect(n), OnManagers: m.saveManagers(n), OnRole: m.onRole(n), OnCertificate: m.onCertificate(n), StateDir: m.dir, Log: n.log,
-		DiskFull: room.diskFull,
+		DiskFull: room.diskFull, Connections: n.kernel.Connections, Obstacle: n.firewall.Complaint,
+		OnClock: func(ahead time.Duration) { m.ahead.Store(&ahead) },
 	})
 	m.agent.Store(a)
 	group.Go(func() error { return a.Run(ctx) })

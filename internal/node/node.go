@@ -24,6 +24,7 @@ import (
 	"shoal.dev/shoal/internal/dryrun"
 	"shoal.dev/shoal/internal/engine/containerd"
 	"shoal.dev/shoal/internal/httpapi"
+	"shoal.dev/shoal/internal/network/firewall"
 	"shoal.dev/shoal/internal/network/overlay"
 	"shoal.dev/shoal/internal/tasklog"
 )
@@ -43,6 +44,8 @@ type Node struct {
 	control *control.Control
 	api     http.Handler // the Engine API without forwarding
 	tried   *dryrun.Runs
+	// firewall looks at other programs' packet filters; nil on a machine that has no kernel.
+	firewall *firewall.Keeper
 
 	mu     longLock // held while the membership changes
 	run    func(func(context.Context) error)
@@ -70,6 +73,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 	containerd.RedirectLogs(log)
 	n := &Node{cfg: cfg, version: version, log: log, id: id}
 	n.live.Store(&cfg)
+	n.firewall = n.newKeeper()
 	n.parts = findParts(ctx, cfg.Runtime)
 	for _, w := range cfg.openDoors() {
 		log.Warn(w)
@@ -83,6 +87,7 @@ func Run(ctx context.Context, cfg Config, version string, log *slog.Logger, relo
 	}
 	defer n.close()
 	return n.work(ctx, func(api http.Handler) {
+		n.run(n.firewall.Run)
 		n.run(func(ctx context.Context) error { return n.reloads(ctx, reload) })
 		for _, l := range listeners {
 			n.run(func(ctx context.Context) error { return serve(ctx, l, api, log) })
@@ -100,13 +105,16 @@ func (n *Node) work(ctx context.Context, ready func(http.Handler)) error {
 	if err := n.resume(ctx); err != nil {
 		return fmt.Errorf("taking up the membership in the swarm: %w", err)
 	}
-	ready(n.tried.Wrap(n.anywhere(n.forward(n.api))))
+	ready(n.anywhere(n.own()))
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
 }
+
+// own is the Engine API of this node alone.
+func (n *Node) own() http.Handler { return n.tried.Wrap(n.forward(n.api)) }
 
 // open opens what every node has: the network, the engine and the API.
 func (n *Node) open(ctx context.Context) error {
@@ -137,7 +145,7 @@ func (n *Node) wire(m Machine) {
 	n.tried = dryrun.New(dryrun.Config{Control: n.control, Host: eng.LocalNetworks, Log: n.log})
 	n.api = httpapi.New(httpapi.Config{
 		Version: n.version, Containers: eng, Images: eng, Volumes: eng, Disk: eng, Events: eng, Usage: eng, Host: host{n}, Swarm: n, Upkeep: n, Scheduler: n, Jobs: n.control, Control: n.control,
-		Networks: networks{n}, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
+		Networks: networks{n}, Doctor: n, TaskLogs: &tasklog.Reader{Tasks: n.control, Reach: n.reachNode}, DryRuns: n.tried, Log: n.log,
 	})
 }
 

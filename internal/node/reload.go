@@ -14,8 +14,8 @@ import (
 	"shoal.dev/shoal/internal/engine"
 )
 
-// liveKeys are the keys of daemon.json that take effect without a restart; each is one of Docker's but log-level.
-var liveKeys = []string{"debug", "insecure-registries", "labels", "log-level", "registry-mirrors"}
+// liveKeys are the keys of daemon.json that take effect without a restart; each is one of Docker's but firewall and log-level.
+var liveKeys = []string{"debug", "firewall", "insecure-registries", "labels", "log-level", "registry-mirrors"}
 
 // Reloader is how a running daemon learns of a new configuration.
 type Reloader struct {
@@ -52,7 +52,9 @@ func (n *Node) reloads(ctx context.Context, r Reloader) error {
 		now := n.cfg
 		now.Debug, now.LogLevel, now.Labels = next.Debug, next.LogLevel, next.Labels
 		now.InsecureRegistries, now.RegistryMirrors = next.InsecureRegistries, next.RegistryMirrors
+		now.Firewall = next.Firewall
 		n.live.Store(&now)
+		n.firewall.Manage(now.Firewall == manageFirewall)
 		r.Level.Set(now.Level())
 		n.log.Info("configuration reloaded", "labels", now.Labels, "log-level", now.Level())
 		n.engine.Announce(engine.Event{

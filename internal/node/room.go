@@ -10,8 +10,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	imagetypes "github.com/moby/moby/api/types/image"
-	"golang.org/x/sys/unix"
 
+	"shoal.dev/shoal/internal/doctor"
 	"shoal.dev/shoal/internal/engine"
 )
 
@@ -49,15 +49,8 @@ func newRoom(n *Node) *room {
 
 // diskUsed is how much of the disk under a folder is used, in percent of what others than root may use, rounded up as by df.
 func diskUsed(dir string) (int, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return 0, err
-	}
-	used := fs.Blocks - fs.Bfree
-	if used+fs.Bavail == 0 {
-		return 0, nil
-	}
-	return int((used*100 + used + fs.Bavail - 1) / (used + fs.Bavail)), nil
+	d, err := doctor.DiskOf(dir)
+	return d.Used, err
 }
 
 // run looks again and again until ctx ends.

@@ -15,17 +15,21 @@ func (w *world) mode(s *cluster.Service) string {
 	switch w.rng.IntN(8) {
 	case 0, 1:
 		s.Spec.Mode.Global = &swarm.GlobalService{}
+		w.stats.Modes[1]++
 		return "--mode global"
 	case 2, 3:
 		s.Spec.Mode.ReplicatedJob = &swarm.ReplicatedJob{TotalCompletions: &n, MaxConcurrent: &most}
 		s.JobStatus = &swarm.JobStatus{LastExecution: w.leader.store.Now()}
+		w.stats.Modes[2]++
 		return fmt.Sprintf("--mode replicated-job --replicas %d --max-concurrent %d", n, most) + w.schedule(s)
 	case 4:
 		s.Spec.Mode.GlobalJob = &swarm.GlobalJob{}
 		s.JobStatus = &swarm.JobStatus{LastExecution: w.leader.store.Now()}
+		w.stats.Modes[3]++
 		return "--mode global-job" + w.schedule(s)
 	}
 	s.Spec.Mode.Replicated = &swarm.ReplicatedService{Replicas: &n}
+	w.stats.Modes[0]++
 	return fmt.Sprintf("--replicas %d", n) + w.autoscale(s)
 }
 
@@ -53,6 +57,7 @@ func (w *world) label(n *cluster.Node) {
 		}
 		c := n.Clone().(*cluster.Node)
 		c.Spec.Labels = map[string]string{"zone": zone}
+		w.stats.Relabeled++
 		tx.Write(store.PutSpec(c))
 		return nil
 	})

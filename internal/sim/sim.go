@@ -16,6 +16,7 @@ import (
 	"shoal.dev/shoal/internal/reconcile/address"
 	"shoal.dev/shoal/internal/reconcile/authority"
 	"shoal.dev/shoal/internal/reconcile/autoscale"
+	"shoal.dev/shoal/internal/reconcile/gate"
 	"shoal.dev/shoal/internal/reconcile/level"
 	"shoal.dev/shoal/internal/reconcile/liveness"
 	"shoal.dev/shoal/internal/reconcile/placement"
@@ -39,7 +40,7 @@ type Options struct {
 
 // Planners are the planners of a manager, in their order.
 func Planners() []reconcile.Planner {
-	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
+	return []reconcile.Planner{liveness.Planner{}, schedule.Planner{}, autoscale.Planner{}, service.Planner{}, address.Planner{}, gate.Planner{}, placement.Planner{}, rebalance.Planner{}, reap.Planner{}, authority.Planner{}, level.Planner{}}
 }
 
 // settleTime is how long, in swarm time, a swarm may take to become what its users want after the last fault: restart
@@ -79,6 +80,10 @@ type Stats struct {
 	Scheduled, Skipped int
 	// Scaled counts changes of the number of replicas that usage asked for.
 	Scaled int
+	// Drained and Relabeled count what users did to nodes, Modes the services of each mode that they made: replicated, global,
+	// and jobs of both.
+	Drained, Relabeled int
+	Modes              [4]int
 }
 
 // Add adds another run's counts.
@@ -98,6 +103,11 @@ func (s *Stats) Add(o Stats) {
 	s.Scheduled += o.Scheduled
 	s.Skipped += o.Skipped
 	s.Scaled += o.Scaled
+	s.Drained += o.Drained
+	s.Relabeled += o.Relabeled
+	for i, n := range o.Modes {
+		s.Modes[i] += n
+	}
 }
 
 // Run is one run. Its error is a *Failure.

@@ -58,6 +58,25 @@ func TestSimulator(t *testing.T) {
 	}
 }
 
+// A long run has everything in it, so that everything meets everything: all modes, updates that end, pause and go back,
+// drains, losses and leader changes.
+func TestALongRunHasEverything(t *testing.T) {
+	stats, err := run(t, 1, sim.Options{Steps: 3000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, n := range map[string]int{
+		"replicated services": stats.Modes[0], "global services": stats.Modes[1], "replicated jobs": stats.Modes[2], "global jobs": stats.Modes[3],
+		"updated tasks": stats.Updated, "paused updates": stats.Paused, "rollbacks": stats.Rollbacks, "drained nodes": stats.Drained,
+		"relabeled nodes": stats.Relabeled, "lost nodes": stats.Downs, "leaders after the first": stats.Leaders - 1,
+		"failed tasks": stats.Failed, "runs of jobs": stats.Runs, "scheduled runs": stats.Scheduled,
+	} {
+		if n == 0 {
+			t.Errorf("no %s: %+v", name, stats)
+		}
+	}
+}
+
 // A run is the same to the byte when it is replayed; otherwise a seed is worth nothing.
 func TestARunIsRepeatable(t *testing.T) {
 	for s := uint64(1); s <= 5; s++ {

@@ -97,6 +97,9 @@ func (w *world) user() {
 			}
 			c := n.Clone().(*cluster.Node)
 			c.Spec.Availability = av
+			if av == swarm.NodeAvailabilityDrain {
+				w.stats.Drained++
+			}
 			tx.Write(store.PutSpec(c))
 			return nil
 		})

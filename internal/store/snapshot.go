@@ -68,6 +68,21 @@ func (s *Snapshot) WaitingTasks(state swarm.TaskState) iter.Seq[*cluster.Task] {
 	return by[*cluster.Task](s, byWaiting, string(state))
 }
 
+// WaitingServices returns the services that wait for others.
+func (s *Snapshot) WaitingServices() iter.Seq[*cluster.Service] {
+	return by[*cluster.Service](s, byWaiting, byWaiting)
+}
+
+// DependedOn returns the service that a dependency of by means, if there is one.
+func (s *Snapshot) DependedOn(by *cluster.Service, d cluster.Dependency) (*cluster.Service, bool) {
+	for _, name := range d.Names(by.Spec.Labels) {
+		if on, ok := s.ServiceByName(name); ok {
+			return on, true
+		}
+	}
+	return nil, false
+}
+
 // AttachedTasks returns the tasks that have addresses on networks and have not ended.
 func (s *Snapshot) AttachedTasks() iter.Seq[*cluster.Task] {
 	return by[*cluster.Task](s, byAttached, byAttached)

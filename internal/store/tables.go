@@ -71,7 +71,15 @@ func newSchema() (s tableSet) {
 				return ""
 			}},
 		},
-		cluster.KindService: {{name: byName, of: func(o cluster.Object) string { return o.(*cluster.Service).Spec.Name }}},
+		cluster.KindService: {
+			{name: byName, of: func(o cluster.Object) string { return o.(*cluster.Service).Spec.Name }},
+			{name: byWaiting, of: func(o cluster.Object) string {
+				if len(o.(*cluster.Service).Unmet()) > 0 {
+					return byWaiting
+				}
+				return ""
+			}},
+		},
 		cluster.KindNetwork: {{name: byName, of: func(o cluster.Object) string { return o.(*cluster.Network).Spec.Name }}},
 		cluster.KindSecret:  {{name: byName, of: func(o cluster.Object) string { return o.(*cluster.Secret).Spec.Name }}},
 		cluster.KindConfig:  {{name: byName, of: func(o cluster.Object) string { return o.(*cluster.Config).Spec.Name }}},

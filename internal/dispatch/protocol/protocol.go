@@ -229,6 +229,8 @@ type TaskUsage struct {
 	NanoCPUs int64
 	// MemoryBytes is without what the kernel can take back at once.
 	MemoryBytes int64
+	// Connections is how many were begun through the routing mesh, a second on average.
+	Connections float64 `json:",omitempty"`
 }
 
 // HeardRequest says whom a manager hears.

@@ -8,6 +8,7 @@ import (
 
 	"shoal.dev/shoal/internal/cluster"
 	"shoal.dev/shoal/internal/control"
+	"shoal.dev/shoal/internal/httpapi"
 	"shoal.dev/shoal/internal/store"
 )
 
@@ -117,4 +118,36 @@ func (f *Swarm) RemoveConfig(ctx context.Context, id string) error {
 		return err
 	}
 	return c.RemoveConfig(ctx, id)
+}
+
+func (f *Swarm) RotateSecret(ctx context.Context, id string, data []byte) (*httpapi.Rotation, error) {
+	c, err := f.files()
+	if err != nil {
+		return nil, err
+	}
+	return c.RotateSecret(ctx, id, data)
+}
+
+func (f *Swarm) SecretVersions(ctx context.Context, id string) ([]httpapi.FileVersion, error) {
+	c, err := f.files()
+	if err != nil {
+		return nil, err
+	}
+	return c.SecretVersions(ctx, id)
+}
+
+func (f *Swarm) RotateConfig(ctx context.Context, id string, data []byte) (*httpapi.Rotation, error) {
+	c, err := f.files()
+	if err != nil {
+		return nil, err
+	}
+	return c.RotateConfig(ctx, id, data)
+}
+
+func (f *Swarm) ConfigVersions(ctx context.Context, id string) ([]httpapi.FileVersion, error) {
+	c, err := f.files()
+	if err != nil {
+		return nil, err
+	}
+	return c.ConfigVersions(ctx, id)
 }

@@ -52,6 +52,9 @@ func (n *Network) Apply(ctx context.Context, d network.Desired) error {
 	return nil
 }
 
+// Connections counts none: nothing reaches a network in memory.
+func (n *Network) Connections() (map[netip.Addr]uint64, error) { return nil, nil }
+
 // Attach implements engine.Sandboxes. The path that it returns leads nowhere.
 func (n *Network) Attach(ctx context.Context, id string, want engine.Attachment) (engine.Sandbox, error) {
 	n.mu.Lock()

@@ -53,7 +53,7 @@ func TestDrift(t *testing.T) {
 		for _, argv := range [][]string{
 			{"nft", "-a", "list", "ruleset"}, {"ip", "-o", "addr"}, {"ip", "route", "show", "table", "all"}, {"ip", "rule"}, {"ip", "neigh", "show", "nud", "permanent"}, {"bridge", "fdb", "show"},
 		} {
-			b.WriteString(passing.ReplaceAllString(timer.ReplaceAllString(l.sh(spaces[where], argv...), ""), ""))
+			b.WriteString(passing.ReplaceAllString(itself.ReplaceAllString(l.sh(spaces[where], argv...), ""), ""))
 		}
 		return b.String()
 	}

@@ -127,6 +127,10 @@ func setDefaults(cfg *Config) {
 	}
 }
 
+// Connections is how many connections were begun through the routing mesh to each task of this node, by the task's address on
+// it; see [balance.Table.Connections].
+func (k *Kernel) Connections() (map[netip.Addr]uint64, error) { return k.table.Connections() }
+
 // Apply makes the kernel hold d, which must not be changed afterwards. It may be called again with the same or with any
 // other state. After an error it does everything again at the next call, and Run does so within seconds. The first call
 // compares the whole kernel; others change what differs from the last.

@@ -15,6 +15,7 @@ import (
 	"shoal.dev/shoal/internal/network"
 	"shoal.dev/shoal/internal/network/balance"
 	"shoal.dev/shoal/internal/network/ports"
+	"shoal.dev/shoal/internal/network/sockets"
 )
 
 // takePorts gives a container the ports that it asks for, or leaves it those that it has if it asks for the same. x is
@@ -121,7 +122,7 @@ func (k *Kernel) probe(protocol string, ip netip.Addr, port uint16) error {
 	err := k.host.in(func() (err error) {
 		defer func() {
 			if errors.Is(err, unix.EADDRINUSE) {
-				owner = portOwner(protocol, ip, port)
+				owner, _ = sockets.Owner(protocol, ip, port)
 			}
 		}()
 		at := netip.AddrPortFrom(ip, port)

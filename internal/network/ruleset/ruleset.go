@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ type Table struct {
 	Name   string
 	// Sets are the named sets and maps whose elements count.
 	Sets []string
+	// Passing are the sets that packets change: neither they nor their elements count.
+	Passing []string
 }
 
 // Seal is put on tables after they were written. Every change of any ruleset in the namespace raises a number in the
@@ -35,7 +38,7 @@ type Seal struct {
 
 // Put seals what the kernel holds now.
 func (s *Seal) Put() error {
-	gen, err := generation()
+	gen, err := Generation()
 	*s = Seal{gen: gen, set: err == nil}
 	return err
 }
@@ -63,7 +66,7 @@ func (s *Seal) Intact(tables []Table) (bool, error) {
 	if !s.set {
 		return false, nil
 	}
-	gen, err := generation()
+	gen, err := Generation()
 	if err != nil || gen == s.gen {
 		return err == nil, err
 	}
@@ -87,7 +90,7 @@ func (s *Seal) Settle(tables []Table) error {
 	if err != nil {
 		return err
 	}
-	if gen, err := generation(); err != nil || gen != s.gen {
+	if gen, err := Generation(); err != nil || gen != s.gen {
 		return err // somebody writes at this moment; the next time will do
 	}
 	s.print = print
@@ -115,8 +118,8 @@ func message(kind, flags int, family byte, attrs ...*nl.RtAttr) *nl.NetlinkReque
 	return req
 }
 
-// generation is the number that the kernel raises with every change of any ruleset in the namespace.
-func generation() (uint32, error) {
+// Generation is the number that the kernel raises with every change of any ruleset in the calling thread's namespace.
+func Generation() (uint32, error) {
 	msgs, err := message(unix.NFT_MSG_GETGEN, unix.NLM_F_REQUEST|unix.NLM_F_ACK, unix.AF_UNSPEC).Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
 		return 0, fmt.Errorf("read the generation of nftables: %w", err)
@@ -145,7 +148,9 @@ func fingerprint(tables []Table) ([]byte, error) {
 				return nil, fmt.Errorf("read nftables: %w", err)
 			}
 			for _, m := range msgs {
-				h.Write(m)
+				if kind != unix.NFT_MSG_GETSET || !t.passes(m) {
+					h.Write(m)
+				}
 			}
 		}
 		for _, name := range t.Sets {
@@ -159,6 +164,14 @@ func fingerprint(tables []Table) ([]byte, error) {
 		}
 	}
 	return h.Sum(nil), nil
+}
+
+// passes says whether the message, without its header, is of a set that does not count.
+func (t Table) passes(msg []byte) bool {
+	attrs, err := nl.ParseRouteAttr(msg)
+	return err == nil && slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == attrSetName && slices.Contains(t.Passing, nl.BytesToString(a.Value))
+	})
 }
 
 func (t Table) attr() *nl.RtAttr { return nl.NewRtAttr(attrTable, nl.ZeroTerminated(t.Name)) }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -309,8 +310,39 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// BenchmarkApply replaces a namespace's 20 services of 10 tasks.
+// BenchmarkApply is one backend less, or one more, of a namespace's virtual addresses: in one namespace, and in those of a
+// node with 50 containers.
 func BenchmarkApply(b *testing.B) {
+	for _, size := range []struct{ spaces, vips, backends int }{{1, 20, 10}, {1, 1, 1000}, {50, 1, 10}, {50, 1, 1000}} {
+		b.Run(fmt.Sprintf("%d containers, %d services of %d", size.spaces, size.vips, size.backends), func(b *testing.B) {
+			var spaces []netns.NsHandle
+			for range size.spaces {
+				ns := newSpace(b)
+				defer ns.Close()
+				spaces = append(spaces, ns)
+			}
+			var vips []network.VIP
+			for i := range size.vips {
+				v := network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 2)})}
+				for k := range size.backends {
+					v.Backends = append(v.Backends, netip.AddrFrom4([4]byte{10, byte(3 + i), byte(k >> 8), byte(k)}))
+				}
+				vips = append(vips, v)
+			}
+			less := slices.Clone(vips)
+			less[0].Backends = less[0].Backends[1:]
+			for i := 0; b.Loop(); i++ {
+				for _, ns := range spaces {
+					if err := virtual.Apply(ns, [][]network.VIP{vips, less}[i%2]); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
+
+func newSpace(b *testing.B) netns.NsHandle {
 	made := make(chan netns.NsHandle)
 	go func() {
 		runtime.LockOSThread()
@@ -320,19 +352,5 @@ func BenchmarkApply(b *testing.B) {
 		}
 		made <- ns
 	}()
-	ns := <-made
-	defer ns.Close()
-	var vips []network.VIP
-	for i := range 20 {
-		v := network.VIP{Addr: netip.AddrFrom4([4]byte{10, 2, 0, byte(i + 2)})}
-		for k := range 10 {
-			v.Backends = append(v.Backends, netip.AddrFrom4([4]byte{10, 2, byte(i + 1), byte(k + 1)}))
-		}
-		vips = append(vips, v)
-	}
-	for b.Loop() {
-		if err := virtual.Apply(ns, vips); err != nil {
-			b.Fatal(err)
-		}
-	}
+	return <-made
 }

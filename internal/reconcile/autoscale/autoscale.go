@@ -160,23 +160,26 @@ func Wanted(snap *store.Snapshot, svc *cluster.Service, a *cluster.Autoscale, en
 	}
 	for _, m := range []struct {
 		name        string
-		target, per float64
-		of          func(cluster.Usage) int64
+		unit        string
+		digits      int     // after the point
+		target, one float64 // one unit of what a task uses
+		of          func(cluster.Usage) float64
 	}{
-		{"cpu", a.CPU, float64(a.PerCPU), func(u cluster.Usage) int64 { return u.NanoCPUs }},
-		{"memory", a.Memory, float64(a.PerMemory), func(u cluster.Usage) int64 { return u.MemoryBytes }},
+		{"cpu", "%", 0, a.CPU, float64(a.PerCPU) / 100, func(u cluster.Usage) float64 { return float64(u.NanoCPUs) }},
+		{"memory", "%", 0, a.Memory, float64(a.PerMemory) / 100, func(u cluster.Usage) float64 { return float64(u.MemoryBytes) }},
+		{"connections", "/s", 1, a.Connections, 1, func(u cluster.Usage) float64 { return u.Connections }},
 	} {
 		if m.target == 0 {
 			continue
 		}
 		sum := 0.0
 		for _, u := range known {
-			sum += 100 * float64(max(0, m.of(u))) / m.per
+			sum += max(0, m.of(u)) / m.one
 		}
 		n := ask(sum, m.target, len(known), tasks, a.Tolerance)
 		n = min(max(n, a.Min), a.Max)
 		if n > want || why == "" {
-			want, why = n, fmt.Sprintf("%s %.0f%% of %g%%", m.name, sum/float64(len(known)), m.target)
+			want, why = n, fmt.Sprintf("%s %.*f%s of %g%s", m.name, m.digits, sum/float64(len(known)), m.unit, m.target, m.unit)
 			if missing := tasks - len(known); missing > 0 {
 				why += fmt.Sprintf(", %d of %d tasks not measured", missing, tasks)
 			}
@@ -185,7 +188,7 @@ func Wanted(snap *store.Snapshot, svc *cluster.Service, a *cluster.Autoscale, en
 	return want, why + fmt.Sprintf(": %d wanted", want), true
 }
 
-// ask is how many tasks bring usage to its target. sum is the usage of those that were measured, in percent.
+// ask is how many tasks bring usage to its target. sum is the usage of those that were measured, in the target's unit.
 func ask(sum, target float64, known, tasks int, tolerance float64) uint64 {
 	ratio := sum / float64(known) / target
 	if within(ratio, tolerance) {

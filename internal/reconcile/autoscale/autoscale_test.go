@@ -23,6 +23,9 @@ func begin(t testing.TB, replicas uint64, labels map[string]string) harness {
 	s.Node("n1")
 	s.Service("web", replicas, func(v *cluster.Service) {
 		v.Spec.Labels = map[string]string{cluster.LabelScaleMin: "1", cluster.LabelScaleMax: "10", cluster.LabelScaleCPU: "50"}
+		if labels["connections"] != "" {
+			v.Spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{Protocol: "tcp", TargetPort: 80, PublishedPort: 80}}}
+		}
 		for k, l := range labels {
 			v.Spec.Labels[cluster.LabelAutoscale+k] = l
 		}
@@ -105,6 +108,15 @@ func TestPlan(t *testing.T) {
 		{"what is not known counts as idle for more", 4, nil, func(s harness) { s.pass(15*time.Second, 400, 2) }, 4, ""},
 		{"and as on target for fewer", 4, l{"down-window": "0s"}, func(s harness) { s.pass(15*time.Second, 40, 2) }, 3, "cpu 10% of 50%, 2 of 4 tasks not measured: 3 wanted"},
 		{"the one that wants most counts", 2, l{"memory": "5"}, func(s harness) { s.pass(15*time.Second, 10, 0) }, 4, "memory 10% of 5%: 4 wanted"},
+		{"connections", 2, l{"connections": "20"}, func(s harness) {
+			s.At = s.At.Add(autoscale.Period)
+			s.measure(100, 0)
+			for id, u := range s.Uses {
+				u.Connections = 45
+				s.Uses[id] = u
+			}
+			s.plan()
+		}, 5, "connections 45.0/s of 20/s: 5 wanted"},
 		{"scaled to nothing", 4, nil, func(s harness) {
 			plantest.Change(s.Swarm, "web", func(v *cluster.Service) { *v.Spec.Mode.Replicated.Replicas, v.Scale = 0, nil })
 			s.pass(time.Hour, 1000, 0)

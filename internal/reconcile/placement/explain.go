@@ -163,12 +163,15 @@ func (j *job) shortages(o *option) []string {
 func (b *board) waiting(service string, now time.Time) []cluster.WaitingTasks {
 	byReason := map[string][]string{}
 	var j *job
+	waits := waits{snap: b.snap}
 	for t := range b.snap.TasksByService(service) {
 		if !t.WantsToRun() || t.Ended() || placed(t) {
 			continue
 		}
 		reason := t.Status.Err
 		switch {
+		case pending(t) && waits.forWhat(t) != "":
+			reason = waits.forWhat(t)
 		case pending(t):
 			if j == nil || j.task.SpecVersion != t.SpecVersion || !sameWants(j.task, t) {
 				j = b.newJob(t, now)

@@ -51,6 +51,8 @@ func matters(e store.Event) bool {
 		return old != nil && placed(old) && (t.Ended() != old.Ended() || t.WantsToRun() != old.WantsToRun())
 	case cluster.KindSwarm:
 		return allows(e)
+	case cluster.KindService:
+		return gated(e)
 	case cluster.KindNode:
 		old, _ := e.Old.(*cluster.Node)
 		n, _ := e.New.(*cluster.Node)
@@ -101,7 +103,12 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 		}
 		return j
 	}
+	waits := waits{snap: snap}
 	for _, t := range tasks {
+		if waits.forWhat(t) != "" {
+			left = append(left, t)
+			continue
+		}
 		n, generic := job(t).place(t)
 		if n == nil {
 			left = append(left, t)
@@ -118,7 +125,10 @@ func (Planner) Plan(snap *store.Snapshot, _ reconcile.Key, env reconcile.Env) re
 	// The explanations come last, when the nodes are as full as this plan leaves them: otherwise the next plan, finding
 	// them fuller, would say something else.
 	for _, t := range left {
-		problem := job(t).refusal(t)
+		problem := waits.forWhat(t)
+		if problem == "" {
+			problem = job(t).refusal(t)
+		}
 		plan.Reasons = append(plan.Reasons, "task "+t.ID+": "+problem)
 		if t.Status.Err != problem {
 			c := cluster.Fork(t)

@@ -1,8 +1,8 @@
 // Package reap deletes what has served its time: tasks that were to be removed and have ended, old tasks beyond the
-// history that the swarm keeps, the claims of slots that have no task left, and the marks of removed nodes whose certificates
-// are over.
+// history that the swarm keeps, the claims of slots that have no task left, the marks of removed nodes whose certificates
+// are over, and older versions of secrets and configs that nothing uses.
 //
-// It owns the deletion of tasks, slot claims and those marks, and the last status of a task that nobody else can report on: one
+// It owns the deletion of tasks, slot claims, those marks and those versions, and the last status of a task that nobody else can report on: one
 // that never had a node, or whose node is gone. It never decides that a task shall end.
 package reap
 
@@ -22,7 +22,8 @@ import (
 // defaultHistory is how many ended tasks of a slot are kept in a swarm that does not say; Swarm's.
 const defaultHistory = 5
 
-// Planner plans the tasks of one service a key; the key is the service's ID. The mark of a removed node is a key, too.
+// Planner plans the tasks of one service a key; the key is the service's ID. The mark of a removed node is a key, too, and so is an older version
+// of a secret or a config.
 type Planner struct{}
 
 var _ reconcile.Planner = Planner{}
@@ -33,6 +34,11 @@ func (Planner) Name() string { return "reap" }
 // Keys is the service of a task that may have served its time, of a slot that another task holds now, and of the tasks on
 // a node that is gone.
 func (p Planner) Keys(snap *store.Snapshot, e store.Event) []reconcile.Key {
+	return append(p.ofTasks(snap, e), freed(snap, e)...)
+}
+
+// ofTasks are the keys but for those of older versions.
+func (p Planner) ofTasks(snap *store.Snapshot, e store.Event) []reconcile.Key {
 	switch e.Kind {
 	case cluster.KindTask:
 		old, _ := e.Old.(*cluster.Task)
@@ -101,7 +107,7 @@ func (Planner) AllKeys(snap *store.Snapshot) []reconcile.Key {
 	for c := range store.Prefix[*cluster.Claim](snap, removedPrefix) {
 		add(c.ID)
 	}
-	return keys
+	return append(keys, olderVersions(snap)...)
 }
 
 // removedPrefix is what the IDs of the marks of removed nodes begin with; each is a key of its own.
@@ -150,6 +156,9 @@ func (Planner) Plan(snap *store.Snapshot, key reconcile.Key, env reconcile.Env) 
 	}
 	if strings.HasPrefix(id, removedPrefix) {
 		return removed(snap, id, env)
+	}
+	if file, ok := versionOf(key); ok {
+		return prune(snap, file, env)
 	}
 	r := &reaper{snap: snap, env: env, keep: history(snap.Swarm()), gone: map[string]bool{}}
 	if svc, ok := store.Get[*cluster.Service](snap, id); ok && updating(svc) && r.keep == 0 {

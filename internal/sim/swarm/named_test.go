@@ -25,6 +25,9 @@ func bubble(t *testing.T, fn func(*testing.T)) {
 	synctest.Test(t, fn)
 }
 
+// pass lets time pass in a bubble.
+func pass(d time.Duration) { time.Sleep(d) }
+
 // scenario makes a swarm and lets do do what it wants with it; then nothing may have happened that must not.
 func scenario(t *testing.T, managers, workers int, do func(t *testing.T, w *world)) {
 	t.Helper()

@@ -63,7 +63,7 @@ func TestALeaderThatIsLongBehindMissesNobody(t *testing.T) {
 			h.entryLag.Store(int64(20 * time.Second))
 		}
 		w.downFor(time.Second, false, w.hosts[:3]...)
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		for _, h := range w.hosts[:3] {
 			h.entryLag.Store(0)
 		}

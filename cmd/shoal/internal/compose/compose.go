@@ -36,8 +36,9 @@ func AddCommands(root *cobra.Command, dockerCLI command.Cli) {
 		Use: "compose", Short: "Look at Compose files", Args: cli.NoArgs,
 		RunE: command.ShowHelp(dockerCLI.Err()), DisableFlagsInUseLine: true,
 	}
-	parent.AddCommand(&cobra.Command{
-		Use:   "validate FILE [FILE...]",
+	var profiles []string
+	check := &cobra.Command{
+		Use:   "validate [OPTIONS] FILE [FILE...]",
 		Short: "Say what is wrong in Compose files, and what of them a stack does not have",
 		Long: `Say what is wrong in Compose files, and what of them a stack does not have, each with its line.
 
@@ -45,7 +46,7 @@ The exit code is 1 if a deploy of the files would be refused. Keys that a deploy
 		Args:                  cli.RequiresMinArgs(1),
 		DisableFlagsInUseLine: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			found, err := validate(args, dockerCLI.In(), environment())
+			found, err := validate(args, dockerCLI.In(), profiles, Environment())
 			if err != nil {
 				return err
 			}
@@ -61,7 +62,9 @@ The exit code is 1 if a deploy of the files would be refused. Keys that a deploy
 			}
 			return nil
 		},
-	})
+	}
+	check.Flags().StringArrayVar(&profiles, "profile", nil, `Profile of services to look at, too ("*" is all)`)
+	parent.AddCommand(check)
 	root.AddCommand(parent)
 }
 
@@ -92,11 +95,11 @@ type source struct {
 }
 
 // validate gives the findings of files that are merged in their order. An error is for a file that cannot be read.
-func validate(names []string, stdin io.Reader, env map[string]string) ([]finding, error) {
+func validate(names []string, stdin io.Reader, profiles []string, env map[string]string) ([]finding, error) {
 	var out []finding
 	var files []source
 	for _, name := range names {
-		text, err := readFile(name, stdin)
+		text, err := ReadFile(name, stdin)
 		if err != nil {
 			return nil, err
 		}
@@ -111,7 +114,7 @@ func validate(names []string, stdin io.Reader, env map[string]string) ([]finding
 		out = append(out, s.keys()...)
 	}
 	if len(files) == len(names) {
-		out = append(out, load(files, env)...)
+		out = append(out, load(files, profiles, env)...)
 	}
 	slices.SortStableFunc(out, func(a, b finding) int {
 		return cmp.Or(cmp.Compare(slices.Index(names, a.file), slices.Index(names, b.file)), cmp.Compare(a.line, b.line))
@@ -119,7 +122,8 @@ func validate(names []string, stdin io.Reader, env map[string]string) ([]finding
 	return out, nil
 }
 
-func readFile(name string, stdin io.Reader) ([]byte, error) {
+// ReadFile reads a Compose file; "-" is standard input.
+func ReadFile(name string, stdin io.Reader) ([]byte, error) {
 	r := stdin
 	if name != "-" {
 		f, err := os.Open(name)
@@ -157,60 +161,30 @@ func lineOf(err error) int {
 	return 0
 }
 
+// adapted are the keys that [Adapt] sees to.
+var adapted = []string{"build", "depends_on", "devices", "privileged", "profiles", "restart"}
+
 // keys finds the keys of services that a deploy refuses or ignores.
 func (s source) keys() (out []finding) {
 	for name, service := range pairs(child(s.root, "services")) {
-		for key, node := range pairs(service) {
+		for key := range pairs(service) {
 			path := "services." + name.Value + "." + key.Value
 			switch {
 			case types.ForbiddenProperties[key.Value] != "":
 				out = append(out, finding{s.name, key.Line, path + " is refused: " + types.ForbiddenProperties[key.Value], true})
-			case key.Value == "build":
-				out = append(out, finding{s.name, key.Line, path + " is ignored: build and push the image, and name it by `image`", false})
+			case slices.Contains(adapted, key.Value): // what is wrong with it is found by loading
 			case slices.Contains(types.UnsupportedProperties, key.Value):
 				out = append(out, finding{s.name, key.Line, path + " is ignored: a service has no such setting", false})
 			case types.DeprecatedProperties[key.Value] != "":
 				out = append(out, finding{s.name, key.Line, path + " is ignored: " + types.DeprecatedProperties[key.Value], false})
-			case key.Value == "depends_on":
-				out = append(out, finding{s.name, key.Line, path + " is ignored: services of a stack start in any order", false})
-				out = append(out, s.depends(name.Value, node)...)
 			}
 		}
 	}
 	return out
 }
 
-// depends finds dependencies of a service on what is not there, and of a service on itself by way of others.
-func (s source) depends(service string, node *yaml.Node) (out []finding) {
-	all := child(s.root, "services")
-	for _, on := range named(node) {
-		if child(all, on.Value) == nil {
-			out = append(out, finding{s.name, on.Line, fmt.Sprintf("service %q depends on undefined service %q", service, on.Value), true})
-		} else if way := path(all, on.Value, service, nil); way != nil {
-			out = append(out, finding{s.name, on.Line, "dependency cycle: " + strings.Join(append([]string{service}, way...), " -> "), true})
-		}
-	}
-	return out
-}
-
-// path is a way along dependencies from one service to another.
-func path(services *yaml.Node, from, to string, seen []string) []string {
-	if from == to {
-		return []string{to}
-	}
-	if slices.Contains(seen, from) {
-		return nil
-	}
-	for _, on := range named(child(child(services, from), "depends_on")) {
-		if way := path(services, on.Value, to, append(slices.Clip(seen), from)); way != nil {
-			return append([]string{from}, way...)
-		}
-	}
-	return nil
-}
-
 // load reads the files as a deploy does.
-func load(files []source, env map[string]string) []finding {
+func load(files []source, profiles []string, env map[string]string) []finding {
 	d := types.ConfigDetails{Environment: env, WorkingDir: "."}
 	if dir, err := filepath.Abs(filepath.Dir(files[0].name)); err == nil && files[0].name != "-" {
 		d.WorkingDir = dir
@@ -219,19 +193,26 @@ func load(files []source, env map[string]string) []finding {
 		d.ConfigFiles = append(d.ConfigFiles, types.ConfigFile{Filename: s.name, Config: s.dict})
 	}
 	d.Version = schema.Version(files[0].dict)
+	var out []finding
+	dicts := make([]map[string]any, len(files))
+	for i, s := range files {
+		dicts[i] = s.dict
+	}
+	for _, p := range adapt(dicts, profiles, env).problems {
+		out = append(out, locate(files, p.path, p.text))
+	}
 	cfg, err := loader.Load(d)
 	if forbidden := (*loader.ForbiddenPropertiesError)(nil); errors.As(err, &forbidden) {
-		return nil // they are found by their keys
+		return out // they are found by their keys
 	}
 	if err != nil {
-		return []finding{blame(files, err.Error())}
+		return append(out, blame(files, err.Error()))
 	}
-	var out []finding
 	for _, svc := range cfg.Services {
 		at := []string{"services", svc.Name}
-		if svc.Image == "" {
+		if svc.Image == "" && !builds(files, svc.Name) {
 			out = append(out, locate(files, at, fmt.Sprintf("invalid image reference for service %s: no image specified", svc.Name)))
-		} else if _, err := reference.ParseAnyReference(svc.Image); err != nil {
+		} else if _, err := reference.ParseAnyReference(svc.Image); svc.Image != "" && err != nil {
 			out = append(out, locate(files, append(at, "image"), fmt.Sprintf("invalid image reference for service %s: %s", svc.Name, err)))
 		}
 		for name := range svc.Networks {
@@ -262,6 +243,11 @@ var (
 	schemaPath = regexp.MustCompile(`^([a-z]+(?:\.[^ .]+)+)\b`)
 	extraKey   = regexp.MustCompile(`additional property '([^']+)'`)
 )
+
+// builds says whether a service has an image that would be built.
+func builds(files []source, name string) bool {
+	return slices.ContainsFunc(files, func(s source) bool { return child(child(child(s.root, "services"), name), "build") != nil })
+}
 
 // blame finds the line that an error of the loader is about by the path that its text has.
 func blame(files []source, text string) finding {
@@ -294,8 +280,8 @@ func locate(files []source, path []string, text string) finding {
 	return best
 }
 
-// environment is what files are filled in with.
-func environment() map[string]string {
+// Environment is what files are filled in with.
+func Environment() map[string]string {
 	env := map[string]string{}
 	for _, v := range os.Environ() {
 		k, v, _ := strings.Cut(v, "=")

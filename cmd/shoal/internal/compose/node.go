@@ -55,12 +55,17 @@ func each(n *yaml.Node, depth int, yield func(*yaml.Node, *yaml.Node) bool) bool
 	return true
 }
 
-// entry is a mapping's key and its value, or a sequence's element twice; nil if there is none.
+// entry is a mapping's key and its value, or a sequence's element twice, by its place or its text; nil if there is none.
 func entry(n *yaml.Node, key string) (k, v *yaml.Node) {
 	n = inner(n)
 	if n != nil && n.Kind == yaml.SequenceNode {
 		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(n.Content) {
 			return n.Content[i], n.Content[i]
+		}
+		for _, v := range n.Content {
+			if v = inner(v); v != nil && v.Kind == yaml.ScalarNode && v.Value == key {
+				return v, v
+			}
 		}
 		return nil, nil
 	}
@@ -75,19 +80,4 @@ func entry(n *yaml.Node, key string) (k, v *yaml.Node) {
 func child(n *yaml.Node, key string) *yaml.Node {
 	_, v := entry(n, key)
 	return v
-}
-
-// named are the elements of a list of names, or the keys of a mapping.
-func named(n *yaml.Node) (out []*yaml.Node) {
-	n = inner(n)
-	if n == nil {
-		return nil
-	}
-	if n.Kind == yaml.SequenceNode {
-		return n.Content
-	}
-	for k := range pairs(n) {
-		out = append(out, k)
-	}
-	return out
 }

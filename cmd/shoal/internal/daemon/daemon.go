@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 
 	"github.com/docker/cli/cli/command"
 	"github.com/moby/moby/client"
@@ -33,8 +34,14 @@ func Ask(ctx context.Context, cli command.Cli, method, path, contentType string,
 	if err != nil {
 		return nil, err
 	}
+	if h, ok := cli.(interface{ Header() http.Header }); ok { // one that tries its commands
+		req.Header = h.Header()
+	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
+	}
+	if node := os.Getenv(EnvNode); node != "" {
+		req.Header.Set(HeaderNode, node)
 	}
 	dial := api.Dialer()
 	c := http.Client{Transport: &http.Transport{

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -44,7 +43,7 @@ const (
 var commands = []string{
 	"service create", "service update", "service scale", "service rollback", "service rm",
 	"stack deploy", "stack rm", "stack rollback",
-	"network create", "network rm", "secret create", "secret rm", "config create", "config rm",
+	"network create", "network rm", "secret create", "secret rotate", "secret rm", "config create", "config rotate", "config rm",
 	"node update", "node promote", "node demote", "node rm", "swarm update",
 }
 
@@ -54,6 +53,8 @@ type Cli struct {
 	command.Cli
 	api client.APIClient
 	out *streams.Out
+	in  *streams.In
+	id  string // of the dry run
 }
 
 // NewCli wraps a command line.
@@ -61,6 +62,15 @@ func NewCli(c command.Cli) *Cli { return &Cli{Cli: c} }
 
 // Trying says whether a command is being tried.
 func (c *Cli) Trying() bool { return c.api != nil }
+
+// Header is that of requests at paths of Shoal's own; see [daemon.Ask].
+func (c *Cli) Header() http.Header {
+	h := http.Header{}
+	if c.id != "" {
+		h.Set(header, c.id)
+	}
+	return h
+}
 
 // Client is the daemon's API, or the copy's.
 func (c *Cli) Client() client.APIClient {
@@ -76,6 +86,21 @@ func (c *Cli) Out() *streams.Out {
 		return c.out
 	}
 	return c.Cli.Out()
+}
+
+// In is the standard input, or what it was given in its place.
+func (c *Cli) In() *streams.In {
+	if c.in != nil {
+		return c.in
+	}
+	return c.Cli.In()
+}
+
+// Feed puts something in the place of the standard input until back is called.
+func (c *Cli) Feed(r io.Reader) (back func()) {
+	was := c.in
+	c.in = streams.NewIn(io.NopCloser(r))
+	return func() { c.in = was }
 }
 
 // AddCommands adds the flag and the command to root.
@@ -228,31 +253,20 @@ func (c *Cli) Try(cmd *cobra.Command, args []string, run func(*cobra.Command, []
 			return nil, err
 		}
 	}
-	api, err := c.copyOf(opened.ID)
+	api, err := daemon.Client(c.Cli.Client(), header, opened.ID)
 	if err != nil {
 		return nil, err
 	}
 	defer api.Close()
-	c.api, c.out = api, streams.NewOut(io.Discard)
+	c.api, c.out, c.id = api, streams.NewOut(io.Discard), opened.ID
 	err = run(cmd, args)
-	c.api, c.out = nil, nil
+	c.api, c.out, c.id = nil, nil, ""
 	if err != nil {
 		return nil, err
 	}
 	var changes []Change
 	_, err = daemon.Read(ctx, c.Cli, http.MethodGet, path+"/"+opened.ID, maxChanges, &changes)
 	return changes, err
-}
-
-// copyOf is the API of a dry run, over the connection that the client's context names.
-func (c *Cli) copyOf(id string) (*client.Client, error) {
-	base := c.Cli.Client()
-	dial := base.Dialer()
-	return client.New(
-		client.WithDialContext(func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }),
-		client.WithAPIVersion(base.ClientVersion()),
-		client.WithHTTPHeaders(map[string]string{header: id}),
-	)
 }
 
 // Change is Shoal's httpapi.DryRunChange.

@@ -24,6 +24,7 @@ type serviceScale struct {
 	ServiceID, ServiceName    string
 	Min, Max                  uint64
 	CPU, Memory, Tolerance    float64
+	Connections               float64
 	UpWindow, DownWindow, Why string
 	Replicas, Wanted          uint64
 	ChangedAt                 time.Time
@@ -70,6 +71,9 @@ func (s *serviceScale) print(w io.Writer) {
 		if t.percent > 0 {
 			fmt.Fprintf(w, "%s to be %g%%\n", t.name, t.percent)
 		}
+	}
+	if s.Connections > 0 {
+		fmt.Fprintf(w, "Load:     to be %g new connections a second and task\n", s.Connections)
 	}
 	fmt.Fprintf(w, "Windows:  %s up, %s down\nNow:      %s\n\n", s.UpWindow, s.DownWindow, s.Why)
 	t := tabwriter.NewWriter(w, 6, 1, 3, ' ', 0)

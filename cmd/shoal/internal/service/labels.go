@@ -17,10 +17,12 @@ var labelled = []struct{ flag, label, kind, usage string }{
 	{"schedule-concurrency", labelSchedule + ".concurrency", "string", `What happens when a run is due while another works ("forbid", "replace") (default "forbid")`},
 	{"schedule-deadline", labelSchedule + ".deadline", "duration", `How late a run may begin (default "1h")`},
 	{"schedule-suspend", labelSchedule + ".suspend", "bool", "Suspend the schedule"},
+	{"rebalance", labelRebalance, "string", `Move tasks when nodes join or return ("auto", "manual") (default "manual")`},
 	{"autoscale-min", labelAutoscale + "min", "uint", "Fewest replicas of a service that is scaled by its usage (default 1)"},
 	{"autoscale-max", labelAutoscale + "max", "uint", "Most replicas; scales the service by its usage"},
 	{"autoscale-cpu", labelAutoscale + "cpu", "percent", "CPU to use on average, in percent of the reservation or else the limit"},
 	{"autoscale-memory", labelAutoscale + "memory", "percent", "Memory to use on average, in percent of the reservation or else the limit"},
+	{"autoscale-connections", labelAutoscale + "connections", "float", "New connections a second, through the routing mesh, for each task to have on average"},
 	{"autoscale-up-window", labelAutoscale + "up-window", "duration", `How long more replicas must be wanted (default "0s")`},
 	{"autoscale-down-window", labelAutoscale + "down-window", "duration", `How long fewer replicas must be wanted (default "5m")`},
 	{"autoscale-up-step", labelAutoscale + "up-step", "uint", "Most replicas to add at a time (default 4, or as many as there are)"},
@@ -31,6 +33,7 @@ var labelled = []struct{ flag, label, kind, usage string }{
 const (
 	labelSchedule  = "shoal.schedule"
 	labelAutoscale = "shoal.autoscale."
+	labelRebalance = "shoal.rebalance"
 )
 
 // addLabelFlags gives `service create` and `service update` the flags.

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -28,6 +29,8 @@ import (
 const (
 	// labelRevision has a revision's number.
 	labelRevision = "shoal.stack.revision"
+	// labelKeeps keeps secrets and configs that newer versions have taken the names of; see Shoal's package cluster.
+	labelKeeps = "shoal.keeps"
 	// maxRevisions is how many revisions are kept of a stack, as many as Helm and Kubernetes' deployments keep.
 	maxRevisions = 10
 )
@@ -123,7 +126,7 @@ func record(ctx context.Context, api client.APIClient, stack string, files []fil
 	}
 	spec := swarm.ConfigSpec{Data: data}
 	spec.Name = fmt.Sprintf("%s.revision.%d", stack, next)
-	spec.Labels = map[string]string{convert.LabelNamespace: stack, labelRevision: strconv.Itoa(next)}
+	spec.Labels = map[string]string{convert.LabelNamespace: stack, labelRevision: strconv.Itoa(next), labelKeeps: strings.Join(filesIn(now), ",")}
 	if _, err := api.ConfigCreate(ctx, client.ConfigCreateOptions{Spec: spec}); err != nil {
 		return fmt.Errorf("keeping revision %d of stack %s: %w", next, stack, err)
 	}
@@ -260,7 +263,7 @@ func apply(ctx context.Context, cli command.Cli, stack string, r revision) error
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(r.Services)) {
-		spec, err := resolved(ctx, api, r.Services[name])
+		spec, err := resolved(ctx, cli, r.Services[name])
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %s: %w", name, err))
 			continue
@@ -286,33 +289,4 @@ func apply(ctx context.Context, cli command.Cli, stack string, r revision) error
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// resolved is a specification with the IDs that the names of its secrets and configs have now.
-func resolved(ctx context.Context, api client.APIClient, s swarm.ServiceSpec) (swarm.ServiceSpec, error) {
-	if s.TaskTemplate.ContainerSpec == nil {
-		return s, nil
-	}
-	c := *s.TaskTemplate.ContainerSpec
-	s.TaskTemplate.ContainerSpec = &c
-	c.Secrets, c.Configs = slices.Clone(c.Secrets), slices.Clone(c.Configs)
-	for i, ref := range c.Secrets {
-		found, err := api.SecretInspect(ctx, ref.SecretName, client.SecretInspectOptions{})
-		if err != nil {
-			return s, err
-		}
-		n := *ref
-		n.SecretID = found.Secret.ID
-		c.Secrets[i] = &n
-	}
-	for i, ref := range c.Configs {
-		found, err := api.ConfigInspect(ctx, ref.ConfigName, client.ConfigInspectOptions{})
-		if err != nil {
-			return s, err
-		}
-		n := *ref
-		n.ConfigID = found.Config.ID
-		c.Configs[i] = &n
-	}
-	return s, nil
 }

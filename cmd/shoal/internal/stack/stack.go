@@ -30,7 +30,10 @@ func AddCommands(root *cobra.Command, cli *dryrun.Cli) {
 		}
 		for _, sub := range c.Commands() {
 			switch sub.Name() {
+			case "config":
+				adaptFiles(sub, cli)
 			case "deploy":
+				adaptFiles(sub, cli)
 				recordDeploys(sub, cli)
 				waitForDeploys(sub, cli)
 			case "rm":

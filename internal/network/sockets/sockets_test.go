@@ -1,4 +1,4 @@
-package overlay
+package sockets
 
 import (
 	"net/netip"

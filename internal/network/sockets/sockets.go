@@ -1,4 +1,7 @@
-package overlay
+// Package sockets finds out which process holds a port of the host.
+//
+// It decides nothing and owns nothing: it reads what the kernel says of sockets and of processes' files.
+package sockets
 
 import (
 	"bufio"
@@ -13,9 +16,9 @@ import (
 // tcpListen is the state of a listening socket in /proc/net/tcp.
 const tcpListen = "0A"
 
-// portOwner says which process has a port of the namespace that the calling thread is in, as "process NAME (PID)", or "" if
-// that cannot be found out: it may be the kernel's, or one of another namespace of processes.
-func portOwner(protocol string, ip netip.Addr, port uint16) string {
+// Owner says who has a port of the namespace that the calling thread is in, as "process NAME (PID)". The text is "" if that
+// cannot be found out: it may be the kernel's, or one of another namespace of processes. An unspecified address is any.
+func Owner(protocol string, ip netip.Addr, port uint16) (owner string, held bool) {
 	var inodes []string
 	for _, file := range []string{protocol, protocol + "6"} {
 		f, err := os.Open("/proc/thread-self/net/" + file)
@@ -31,11 +34,11 @@ func portOwner(protocol string, ip netip.Addr, port uint16) string {
 		_ = f.Close() // only read
 	}
 	if len(inodes) == 0 {
-		return ""
+		return "", false
 	}
 	fds, err := filepath.Glob("/proc/[0-9]*/fd/[0-9]*")
 	if err != nil {
-		return ""
+		return "", true
 	}
 	for _, fd := range fds {
 		to, err := os.Readlink(fd)
@@ -46,11 +49,11 @@ func portOwner(protocol string, ip netip.Addr, port uint16) string {
 			if to == inode {
 				dir := filepath.Dir(filepath.Dir(fd))
 				name, _ := os.ReadFile(filepath.Join(dir, "comm"))
-				return fmt.Sprintf("process %s (%s)", strings.TrimSpace(string(name)), filepath.Base(dir))
+				return fmt.Sprintf("process %s (%s)", strings.TrimSpace(string(name)), filepath.Base(dir)), true
 			}
 		}
 	}
-	return ""
+	return "", true
 }
 
 // socketOn reads a line of /proc/net/{tcp,udp}{,6}; ok says that its socket has the port at the address.
