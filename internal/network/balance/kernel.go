@@ -38,7 +38,7 @@ func (t *Table) nft(ctx context.Context, text string) error {
 // tables are ours; of sets that change with the swarm the elements count.
 func tables() []ruleset.Table {
 	return []ruleset.Table{
-		{Family: byte(nftables.TableFamilyIPv4), Name: tableName, Sets: []string{"zones", "marks", "nodes", "ports", "closed", "bound", "published", "vnis", "senders"}, Counts: countedSet},
+		{Family: byte(nftables.TableFamilyIPv4), Name: tableName, Sets: []string{"zones", "marks", "nodes", "ports", "closed", "bound", "published", "vnis", "senders"}, Passing: []string{countedSet}},
 		{Family: byte(nftables.TableFamilyNetdev), Name: tableName, Sets: []string{"peers"}},
 	}
 }

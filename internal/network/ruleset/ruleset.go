@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -22,8 +23,8 @@ type Table struct {
 	Name   string
 	// Sets are the named sets and maps whose elements count.
 	Sets []string
-	// Counts is a set that packets write to, which does not count; "" is none.
-	Counts string
+	// Passing are the sets that packets change: neither they nor their elements count.
+	Passing []string
 }
 
 // Seal is put on tables after they were written. Every change of any ruleset in the namespace raises a number in the
@@ -117,7 +118,7 @@ func message(kind, flags int, family byte, attrs ...*nl.RtAttr) *nl.NetlinkReque
 	return req
 }
 
-// Generation is the number that the kernel raises with every change of any ruleset in the namespace.
+// Generation is the number that the kernel raises with every change of any ruleset in the calling thread's namespace.
 func Generation() (uint32, error) {
 	msgs, err := message(unix.NFT_MSG_GETGEN, unix.NLM_F_REQUEST|unix.NLM_F_ACK, unix.AF_UNSPEC).Execute(unix.NETLINK_NETFILTER, 0)
 	if err != nil {
@@ -147,7 +148,7 @@ func fingerprint(tables []Table) ([]byte, error) {
 				return nil, fmt.Errorf("read nftables: %w", err)
 			}
 			for _, m := range msgs {
-				if kind != unix.NFT_MSG_GETSET || t.Counts == "" || setName(m) != t.Counts {
+				if kind != unix.NFT_MSG_GETSET || !t.passes(m) {
 					h.Write(m)
 				}
 			}
@@ -165,18 +166,12 @@ func fingerprint(tables []Table) ([]byte, error) {
 	return h.Sum(nil), nil
 }
 
-// setName is the name in a message about a set, "" if it has none.
-func setName(msg []byte) string {
+// passes says whether the message, without its header, is of a set that does not count.
+func (t Table) passes(msg []byte) bool {
 	attrs, err := nl.ParseRouteAttr(msg)
-	if err != nil {
-		return ""
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == attrSetName {
-			return nl.BytesToString(a.Value)
-		}
-	}
-	return ""
+	return err == nil && slices.ContainsFunc(attrs, func(a syscall.NetlinkRouteAttr) bool {
+		return a.Attr.Type == attrSetName && slices.Contains(t.Passing, nl.BytesToString(a.Value))
+	})
 }
 
 func (t Table) attr() *nl.RtAttr { return nl.NewRtAttr(attrTable, nl.ZeroTerminated(t.Name)) }
