@@ -20,7 +20,7 @@ import (
 type Options struct {
 	// Runs is how often each is measured.
 	Runs int
-	// Only has the names that are measured; nil: all.
+	// Only has what is measured, as the name of the shape and where its entries go: "1 service of …, in memory"; nil: all.
 	Only *regexp.Regexp
 	// Scale divides every size, for tests; 0 and 1 measure what the names say.
 	Scale int
@@ -49,10 +49,10 @@ type shape struct {
 // ("in memory") and with the log of a single manager, synced to the disk ("single manager").
 func Planning(ctx context.Context, o Options, r *bench.Report) error {
 	for _, sh := range shapes(o) {
-		if !o.wants(sh.name) {
-			continue
-		}
 		for _, side := range []string{"in memory", "single manager"} {
+			if !o.wants(sh.name + ", " + side) {
+				continue
+			}
 			for range o.Runs {
 				fmt.Fprintf(o.Out, "%s, %s\n", sh.name, side)
 				if err := sh.measure(ctx, side, r); err != nil {

@@ -17,13 +17,16 @@ func ClaimPort(protocol string, port uint32) string {
 // ClaimAddr claims an address on a network.
 func ClaimAddr(networkID string, a netip.Addr) string { return "addr/" + networkID + "/" + a.String() }
 
+// ClaimSlots is what the IDs of all claims of a service's slots begin with.
+func ClaimSlots(serviceID string) string { return "slot/" + serviceID + "/" }
+
 // ClaimSlot claims a slot of a service for a task. A replacement takes the claim over with its expected version.
 func ClaimSlot(serviceID string, slot int) string {
-	return "slot/" + serviceID + "/" + strconv.Itoa(slot)
+	return ClaimSlots(serviceID) + strconv.Itoa(slot)
 }
 
 // ClaimSlotNode claims what is the slot of a global service or job: a node.
-func ClaimSlotNode(serviceID, nodeID string) string { return "slot/" + serviceID + "/node/" + nodeID }
+func ClaimSlotNode(serviceID, nodeID string) string { return ClaimSlots(serviceID) + "node/" + nodeID }
 
 // ClaimNodeIndex claims a node's small number; see [Node.Index].
 func ClaimNodeIndex(i uint16) string { return "index/" + strconv.Itoa(int(i)) }

@@ -34,6 +34,8 @@ type Config struct {
 	Store *store.Store
 	// Key seals what is on the disk: 32 bytes. Opening needs the key that the files were written with.
 	Key []byte
+	// Begun says that there were entries before: a log that is empty then was lost.
+	Begun bool
 	// SnapshotInterval is the number of entries between two snapshots; 0 means 10,000, which is Swarm's default.
 	SnapshotInterval uint64
 	// Tuning has the time-outs; zero fields have their defaults.
@@ -97,7 +99,7 @@ func Open(c Config) (_ *Consensus, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkHistory(logs, snaps); err != nil {
+	if err := checkHistory(logs, snaps, c.Begun); err != nil {
 		return nil, err
 	}
 
@@ -126,7 +128,7 @@ func Open(c Config) (_ *Consensus, err error) {
 }
 
 // checkHistory checks that log and snapshots together have every entry: raft panics on a hole.
-func checkHistory(logs *logStore, snaps *snapshots) error {
+func checkHistory(logs *logStore, snaps *snapshots, begun bool) error {
 	first, err := logs.FirstIndex()
 	if err != nil {
 		return err
@@ -135,14 +137,14 @@ func checkHistory(logs *logStore, snaps *snapshots) error {
 	if err != nil {
 		return fmt.Errorf("listing the snapshots in %s: %w", snaps.dir, err)
 	}
-	if len(metas) > 0 {
-		term, err := logs.GetUint64(keyCurrentTerm)
-		if err != nil {
-			return err
-		}
-		if term == 0 { // who has a snapshot had a term before
-			return fmt.Errorf("the swarm's log %s is empty and there are snapshots in %s: it was lost or emptied", logs.path, snaps.dir)
-		}
+	term, err := logs.GetUint64(keyCurrentTerm)
+	switch {
+	case err != nil:
+		return err
+	case term == 0 && len(metas) > 0: // who has a snapshot had a term before
+		return fmt.Errorf("the swarm's log %s is empty and there are snapshots in %s: it was lost or emptied", logs.path, snaps.dir)
+	case term == 0 && begun:
+		return fmt.Errorf("the swarm's log %s is empty and had entries before: it was lost or emptied", logs.path)
 	}
 	var damage error
 	for _, m := range metas {

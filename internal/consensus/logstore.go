@@ -195,8 +195,9 @@ func (s *logStore) fromRecent(index uint64, l *raft.Log) bool {
 // StoreLog stores one entry.
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs stores entries with ascending indexes; they are on the disk when it returns. Entries that do not follow on those that are there
-// replace them all: raft does so after a snapshot, where those that are there are older than it.
+// StoreLogs stores entries with ascending indexes; they are on the disk when it returns. They replace those that are there from the first of
+// them on. Entries that do not follow on those that are there replace them all: raft does so after a snapshot, where those that are there are
+// older than it. After an error the log is as it was.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
@@ -217,6 +218,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 		b := tx.Bucket(bucketLog)
 		b.FillPercent = 0.95 // they come in order
+		if !hole && first <= last {
+			if err := deleteEntries(b, first, last); err != nil {
+				return err
+			}
+		}
 		for i, l := range logs {
 			if l.Index != first+uint64(i) {
 				return fmt.Errorf("entry %d follows on %d", l.Index, first+uint64(i)-1)
@@ -235,7 +241,10 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if s.first == 0 || hole || first < s.first {
 		s.first = first
 	}
-	s.last = max(s.last, logs[len(logs)-1].Index)
+	if first <= s.last {
+		s.forget()
+	}
+	s.last = logs[len(logs)-1].Index
 	s.remember(logs)
 	return nil
 }
@@ -257,14 +266,14 @@ func (s *logStore) remember(logs []*raft.Log) {
 		drop++
 	}
 	s.recent = s.recent[drop:]
-	if s.last != logs[len(logs)-1].Index { // an overwrite in the middle, which raft does not do
-		s.forget()
-	}
 }
 
 func (s *logStore) forget() { s.recent, s.recentSize = nil, 0 }
 
-// DeleteRange deletes the entries from low to high, either the oldest or the newest. A crash in between leaves no hole.
+// DeleteRange deletes the oldest entries, or all. A crash in between leaves no hole.
+//
+// The newest are deleted by the StoreLogs that brings those in their place. Raft goes on as if it had them where that fails, for want of room,
+// and would wait for ever for one that is not there; nor may it, as a leader, put its next entry behind a hole.
 func (s *logStore) DeleteRange(low, high uint64) error {
 	s.mu.Lock()
 	first, last := s.first, s.last
@@ -273,45 +282,38 @@ func (s *logStore) DeleteRange(low, high uint64) error {
 	if first == 0 || low > high {
 		return nil
 	}
-	if low != first && high != last {
-		return fmt.Errorf("deleting entries %d to %d from the middle of the log, which has %d to %d", low, high, first, last)
+	if low != first {
+		if high != last {
+			return fmt.Errorf("deleting entries %d to %d from the middle of the log, which has %d to %d", low, high, first, last)
+		}
+		return nil
 	}
 	s.mu.Lock()
 	s.forget()
 	s.mu.Unlock()
 	for low <= high {
-		from, to := low, min(high, low+deleteBatch-1)
-		if high == last { // from the end backwards
-			from, to = max(low, high-min(high, deleteBatch-1)), high
-		}
-		err := s.db.Update(func(tx *bbolt.Tx) error {
-			c := tx.Bucket(bucketLog).Cursor()
-			// Delete moves the cursor on.
-			for k, _ := c.Seek(indexKey(from)); k != nil && binary.BigEndian.Uint64(k) <= to; k, _ = c.Seek(indexKey(from)) {
-				if err := c.Delete(); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		to := min(high, low+deleteBatch-1)
+		err := s.db.Update(func(tx *bbolt.Tx) error { return deleteEntries(tx.Bucket(bucketLog), low, to) })
 		if err != nil {
-			return fmt.Errorf("deleting entries %d to %d from %s: %w", from, to, s.path, err)
+			return fmt.Errorf("deleting entries %d to %d from %s: %w", low, to, s.path, err)
 		}
 		s.mu.Lock()
-		switch {
-		case from == s.first && to == s.last:
+		if s.first = to + 1; to == s.last {
 			s.first, s.last = 0, 0
-		case from == s.first:
-			s.first = to + 1
-		default:
-			s.last = from - 1
 		}
 		s.mu.Unlock()
-		if high == last && from > low {
-			high, last = from-1, from-1
-			continue
-		}
 		low = to + 1
+	}
+	return nil
+}
+
+func deleteEntries(b *bbolt.Bucket, from, to uint64) error {
+	c := b.Cursor()
+	// Delete moves the cursor on.
+	for k, _ := c.Seek(indexKey(from)); k != nil && binary.BigEndian.Uint64(k) <= to; k, _ = c.Seek(indexKey(from)) {
+		if err := c.Delete(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

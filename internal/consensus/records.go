@@ -15,7 +15,7 @@ import (
 func Records(ctx context.Context, c Config) (*store.Store, error) {
 	f := &fsm{store.New()}
 	err := c.offline(func(logs *logStore, snaps *snapshots, _ raft.Transport) error {
-		if err := checkHistory(logs, snaps); err != nil {
+		if err := checkHistory(logs, snaps, c.Begun); err != nil {
 			return err
 		}
 		list, err := snaps.List()

@@ -26,7 +26,7 @@ var keyCurrentTerm = []byte("CurrentTerm")
 // After a crash, as after an error, the folder has the old group or the new one with what amend wrote, nothing between.
 func Recover(ctx context.Context, c Config, amend Amend) error {
 	return c.offline(func(logs *logStore, snaps *snapshots, t raft.Transport) error {
-		if err := checkHistory(logs, snaps); err != nil {
+		if err := checkHistory(logs, snaps, c.Begun); err != nil {
 			return err
 		}
 		f := &amending{fsm{store.New()}, ctx, amend}

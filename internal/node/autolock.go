@@ -113,7 +113,7 @@ func (s *state) write(dir string, id *pki.Identity) error {
 // becomes makes the state and the disk those of a node of another role, whose certificate is id. A worker has no log and
 // no lock.
 func (s *state) becomes(role swarm.NodeRole, dir string, id *pki.Identity) error {
-	s.Role, s.Lock = role, Lock{}
+	s.Role, s.Lock, s.HasLog = role, Lock{}, false
 	log := filepath.Join(dir, "raft")
 	if role == swarm.NodeRoleManager {
 		s.RaftKey = newRaftKey()

@@ -70,7 +70,7 @@ func (n *Node) openManager(dir string, st *state, id *pki.Holder) (*manager, err
 	}
 	m.cons, err = consensus.Open(consensus.Config{
 		Dir: filepath.Join(dir, "raft"), NodeID: st.NodeID, Addr: st.AdvertiseAddr, Layer: m.server.RaftLayer(), Store: m.store,
-		Key: st.RaftKey, Probe: n.machine.Probe, Log: n.log,
+		Key: st.RaftKey, Begun: st.HasLog, Probe: n.machine.Probe, Log: n.log,
 	})
 	if err != nil {
 		closed, cancel := context.WithCancel(context.Background())

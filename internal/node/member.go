@@ -137,6 +137,7 @@ func (m *member) run(ctx context.Context, n *Node) error {
 		group.Go(func() error { return m.manager.announce(ctx, n.engine.Announce) })
 		group.Go(func() error { return m.lookForSuccessor(ctx, n) })
 		group.Go(func() error { return m.keepLocked(ctx, n) })
+		group.Go(func() error { return m.noteLog(ctx, n) })
 	}
 	host, _, _ := net.SplitHostPort(m.st.AdvertiseAddr)
 	room := newRoom(n)

@@ -211,9 +211,14 @@ func (m *member) lookForSuccessor(ctx context.Context, n *Node) error {
 			// Not as part of this membership, which it would end.
 			n.run(func(ctx context.Context) error {
 				defer m.changing.Store(false)
-				if err := n.changeRole(ctx, m, swarm.NodeRoleWorker, ask); err != nil {
-					m.judge(n, err)
-					n.log.Debug("no manager says that the swarm goes on without this one", "node", m.st.NodeID, "error", err)
+				err := n.changeRole(ctx, m, swarm.NodeRoleWorker, ask)
+				if err == nil {
+					return nil
+				}
+				m.judge(n, err)
+				n.log.Debug("no manager says that the swarm goes on without this one", "node", m.st.NodeID, "error", err)
+				if cut == nil {
+					m.voteAgain(ctx, n, err)
 				}
 				return nil
 			})

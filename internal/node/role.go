@@ -202,6 +202,7 @@ func (m *member) onRole(n *Node) func(swarm.NodeRole) {
 					return nil
 				}
 				n.log.Info("the node's role is not changed yet", "node", m.st.NodeID, "again", roleAgain, "error", err)
+				m.voteAgain(ctx, n, err)
 				select {
 				case <-time.After(roleAgain):
 				case <-m.done:
@@ -215,6 +216,9 @@ func (m *member) onRole(n *Node) func(swarm.NodeRole) {
 	}
 }
 
+// errCountedOn is a swarm's answer to a node that asks for another role than it shall have.
+var errCountedOn = errors.New("the swarm still counts on this node")
+
 // changeRole makes a worker a manager, or the reverse, without stopping a task: the membership is ended and begun again
 // with a certificate of the new role.
 func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole, ask asker) error {
@@ -223,7 +227,7 @@ func (n *Node) changeRole(ctx context.Context, m *member, want swarm.NodeRole, a
 		return fmt.Errorf("getting a certificate: %w", err)
 	}
 	if role != want {
-		return fmt.Errorf("the swarm still counts on this node as a %s", role)
+		return fmt.Errorf("%w as a %s", errCountedOn, role)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -27,6 +27,8 @@ type state struct {
 	// RaftKey seals the log and the snapshots on disk, 32 bytes.
 	RaftKey []byte `json:",omitempty"`
 	Lock
+	// HasLog says that this manager has had entries of the swarm's log: one that is empty then was lost.
+	HasLog bool `json:",omitempty"`
 	// Bootstrap says that this node made the swarm; it starts a log of its own if there is none.
 	Bootstrap bool `json:",omitempty"`
 }

@@ -2,7 +2,10 @@ package store
 
 import (
 	"fmt"
+	"runtime"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"shoal.dev/shoal/internal/cluster"
 )
@@ -108,18 +111,10 @@ type Entry struct {
 
 // ApplyAll applies entries that follow each other as if one by one, but shows only what is there after the last.
 func (s *Store) ApplyAll(entries []Entry) []*Result {
-	decoded := make([]*entry, len(entries))
-	results := make([]*Result, len(entries))
-	for i, e := range entries {
-		results[i] = &Result{Index: e.Index}
-		var err error
-		if decoded[i], err = decodeEntry(e.Data, s.known); err != nil {
-			results[i].Err = fmt.Errorf("entry %d of the swarm's log cannot be read: %w", e.Index, err)
-		}
-	}
+	decoded, results := s.decode(entries)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t, l := s.tables.fork(), loads{}
+	t, l := s.tables.writing(), loads{}
 	var events []Event
 	var last *Result
 	var at time.Time
@@ -130,11 +125,15 @@ func (s *Store) ApplyAll(entries []Entry) []*Result {
 		last = results[i]
 		last.Groups = make([]error, len(e.Groups))
 		for k, g := range e.Groups {
-			if last.Groups[k] = check(t, g); last.Groups[k] != nil {
+			old, err := check(t, g)
+			if last.Groups[k] = err; err != nil {
 				continue
 			}
-			for _, c := range g.Changes {
-				ev := applyOne(t, last.Index, e.At, c)
+			for n, c := range g.Changes {
+				if n > 0 { // what is there now: a change before may be of the same record
+					old = t.get(c.Kind, c.ID)
+				}
+				ev := applyOne(t, last.Index, e.At, c, old)
 				l.change(ev.Old, ev.New)
 				events = append(events, ev)
 			}
@@ -147,10 +146,34 @@ func (s *Store) ApplyAll(entries []Entry) []*Result {
 		return results
 	}
 	l.write(t)
-	s.tables = t.publish()
+	s.tables = t
 	s.advance(last.Index, at)
 	s.notify(last.Index, events)
 	return results
+}
+
+// decode reads entries, several at a time.
+func (s *Store) decode(entries []Entry) ([]*entry, []*Result) {
+	decoded := make([]*entry, len(entries))
+	results := make([]*Result, len(entries))
+	var all errgroup.Group
+	all.SetLimit(runtime.GOMAXPROCS(0))
+	for i, e := range entries {
+		results[i] = &Result{Index: e.Index}
+		read := func() (err error) {
+			if decoded[i], err = decodeEntry(e.Data, s.known); err != nil {
+				results[i].Err = fmt.Errorf("entry %d of the swarm's log cannot be read: %w", e.Index, err)
+			}
+			return nil // the others are read all the same
+		}
+		if len(entries) == 1 {
+			_ = read()
+		} else {
+			all.Go(read)
+		}
+	}
+	_ = all.Wait()
+	return decoded, results
 }
 
 // Advance tells the store that the log has passed index with an entry that is not the store's.
@@ -171,29 +194,33 @@ func (s *Store) advance(index uint64, at time.Time) {
 	s.changed = make(chan struct{})
 }
 
-func check(t *tables, g Group) error {
-	for _, c := range g.Changes {
+// check compares the versions that the group expects with those that are there. It returns the record that the first change
+// is of.
+func check(t *tables, g Group) (first cluster.Object, err error) {
+	for i, c := range g.Changes {
 		old := t.get(c.Kind, c.ID)
+		if i == 0 {
+			first = old
+		}
 		var spec, state uint64
 		if old != nil {
 			spec, state = old.GetMeta().Version.Index, *old.GetStateVersion()
 		}
 		if (c.Delete || c.Parts&PartSpec != 0) && spec != c.Expect {
-			return &ConflictError{c.Kind, c.ID, c.Expect, spec}
+			return nil, &ConflictError{c.Kind, c.ID, c.Expect, spec}
 		}
 		if c.Delete || c.Parts&PartState == 0 || old == nil && c.Parts&PartSpec != 0 {
 			continue
 		}
 		if old == nil || state != c.ExpectState {
-			return &ConflictError{c.Kind, c.ID, c.ExpectState, state}
+			return nil, &ConflictError{c.Kind, c.ID, c.ExpectState, state}
 		}
 	}
-	return nil
+	return first, nil
 }
 
-// applyOne writes a change whose group was checked.
-func applyOne(t *tables, index uint64, at time.Time, c Change) Event {
-	old := t.get(c.Kind, c.ID)
+// applyOne writes a change whose group was checked in place of old, which may be nil.
+func applyOne(t *tables, index uint64, at time.Time, c Change, old cluster.Object) Event {
 	if c.Delete {
 		t.remove(old)
 		return Event{Kind: c.Kind, ID: c.ID, Old: old}

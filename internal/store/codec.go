@@ -77,9 +77,19 @@ type (
 	}
 	wireIn struct {
 		wireHead
-		Value cbor.RawMessage `json:",omitempty"`
+		Value view `json:",omitempty"`
 	}
 )
+
+// view is the encoding of a value within that of the whole, for as long as the whole is being read; a [cbor.RawMessage] would
+// be a copy.
+type view []byte
+
+// UnmarshalCBOR is cbor.Unmarshaler.
+func (v *view) UnmarshalCBOR(data []byte) error {
+	*v = data
+	return nil
+}
 
 func encodeEntry(e *entry) ([]byte, error) {
 	w := wireEntry[wireOut]{Format: entryFormat, Entry: wireGroups[wireOut]{At: e.At, Groups: make([]wireGroup[wireOut], len(e.Groups))}}

@@ -7,7 +7,7 @@ import "time"
 func (s *Store) Fork() *Store {
 	f := &Store{changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}, known: s.known}
 	s.mu.Lock()
-	f.tables, f.index, f.at, f.atSince = s.tables, s.index, s.at, time.Now()
+	f.tables, f.index, f.at, f.atSince = s.tables.publish(), s.index, s.at, time.Now()
 	if !s.at.IsZero() {
 		f.at = s.nowLocked()
 	}

@@ -70,8 +70,8 @@ type taskOut struct {
 // taskIn is a task with what it shares not decoded yet.
 type taskIn struct {
 	*cluster.Task
-	Spec   cbor.RawMessage
-	Labels cbor.RawMessage
+	Spec   view
+	Labels view
 }
 
 // interned has what tasks share, by its encoding. It is safe for concurrent use.
@@ -80,13 +80,14 @@ type interned struct {
 	limit  int // of entries in each map
 	specs  map[string]*swarm.TaskSpec
 	labels map[string]map[string]string
+	texts  map[string]string
 }
 
-// maxInterned is how many specifications the store remembers between entries, some kilobytes each.
+// maxInterned is how many specifications the store remembers between entries, some kilobytes each, and how many texts.
 const maxInterned = 10_000
 
 func newInterned(limit int) *interned {
-	return &interned{limit: limit, specs: map[string]*swarm.TaskSpec{}, labels: map[string]map[string]string{}}
+	return &interned{limit: limit, specs: map[string]*swarm.TaskSpec{}, labels: map[string]map[string]string{}, texts: map[string]string{}}
 }
 
 // decode reads a record of a known kind.
@@ -95,29 +96,46 @@ func (in *interned) decode(k cluster.Kind, data []byte) (cluster.Object, error) 
 		o := cluster.New(k)
 		return o, decMode.Unmarshal(data, o)
 	}
-	w := taskIn{Task: &cluster.Task{}}
+	t := &cluster.Task{}
+	w := taskIn{Task: t}
 	if err := decMode.Unmarshal(data, &w); err != nil {
 		return nil, err
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	spec, err := share(in.specs, w.Spec, in.limit)
+	spec, err := sharedValue(in.specs, w.Spec, in.limit)
 	if err != nil {
 		return nil, err
 	}
-	labels, err := share(in.labels, w.Labels, in.limit)
+	labels, err := sharedValue(in.labels, w.Labels, in.limit)
 	if err != nil {
 		return nil, err
 	}
 	if spec != nil {
-		w.Task.Spec = *spec
+		t.Spec = *spec
 	}
-	w.Task.Labels = labels
-	return w.Task, nil
+	t.Labels = labels
+	in.share(&t.ServiceID, &t.ServiceName, &t.NodeID, &t.Status.Message, (*string)(&t.Status.State), (*string)(&t.DesiredState))
+	return t, nil
 }
 
-// share is the value of the encoding, the same one for equal encodings.
-func share[T any](known map[string]T, data []byte, limit int) (v T, err error) {
+// share makes equal texts one in memory. Tasks have few different ones, and the garbage collector looks at each by itself.
+func (in *interned) share(texts ...*string) {
+	for _, s := range texts {
+		known, ok := in.texts[*s]
+		if !ok {
+			if len(in.texts) >= in.limit {
+				clear(in.texts)
+			}
+			in.texts[*s] = *s
+			continue
+		}
+		*s = known
+	}
+}
+
+// sharedValue is the value of the encoding, the same one for equal encodings.
+func sharedValue[T any](known map[string]T, data []byte, limit int) (v T, err error) {
 	if len(data) == 0 {
 		return v, nil
 	}

@@ -141,7 +141,7 @@ type Tx struct {
 func (s *Store) begin() *Tx {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Tx{Snapshot: &Snapshot{t: s.tables.fork(), index: s.index, at: s.at}}
+	return &Tx{Snapshot: &Snapshot{t: s.tables.publish().fork(), index: s.index, at: s.at}}
 }
 
 // Write adds a change to the transaction. The change's record must not be changed afterwards.
@@ -234,7 +234,7 @@ func (s *Store) Restore(r io.Reader) error {
 		t.put(old, o)
 	}
 	l.write(t)
-	s.tables = t.publish()
+	s.tables = t
 	s.at = time.Time{}
 	s.advance(h.Index, h.At)
 	s.notify(h.Index, []Event{{Reset: true}})

@@ -41,7 +41,7 @@ const maxEntry = 4 << 20
 // Store is one manager's replica.
 type Store struct {
 	mu       sync.Mutex // guards what follows and serialises Apply and Restore
-	tables   *tables    // published
+	tables   *tables    // of the last entry; published to whoever reads them
 	index    uint64     // last applied entry
 	at       time.Time  // that entry's time
 	atSince  time.Time  // when it was applied here, with a monotonic reading
@@ -55,7 +55,7 @@ type Store struct {
 
 // New returns an empty store without a proposer.
 func New() *Store {
-	return &Store{tables: newTables().publish(), changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}, known: newInterned(maxInterned)}
+	return &Store{tables: newTables(), changed: make(chan struct{}), watchers: map[*Watcher]struct{}{}, known: newInterned(maxInterned)}
 }
 
 // SetProposer says where writes go from now on.
@@ -112,7 +112,11 @@ func (s *Store) WaitIndex(ctx context.Context, index uint64) error {
 func (s *Store) Snapshot() *Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Snapshot{t: s.tables, index: s.index, at: s.at}
+	return s.snapshot()
+}
+
+func (s *Store) snapshot() *Snapshot {
+	return &Snapshot{t: s.tables.publish(), index: s.index, at: s.at}
 }
 
 // Update runs fn on a transaction and commits what it wrote as one group. After a conflict it runs fn again on what is

@@ -12,7 +12,8 @@ import (
 )
 
 // tables are all records with their indexes: copy-on-write trees, so that a version of them costs nothing to keep. Tables
-// that were published are never written to again: a writer works on a fork.
+// that were published are never written to again: a writer works on a fork. The store's own are published when somebody
+// asks for them, so that entries between two snapshots are written in place.
 type tables struct {
 	trees []*tree // as in schema
 	loads *btree.Map[string, *Load]
@@ -145,10 +146,20 @@ func (t *tables) fork() *tables {
 	return &tables{trees: append([]*tree(nil), t.trees...), own: make([]bool, len(t.trees)), loads: t.loads.Copy(), copying: t.copying}
 }
 
-// publish ends the writing.
+// publish ends the writing. Who publishes the store's tables holds its lock.
 func (t *tables) publish() *tables {
-	t.own = nil
+	if t.own != nil { // those who have them already read it
+		t.own = nil
+	}
 	return t
+}
+
+// writing are the same tables where nobody has them, otherwise a fork.
+func (t *tables) writing() *tables {
+	if t.own != nil {
+		return t
+	}
+	return t.fork()
 }
 
 // writable is a tree that only this writer has.

@@ -32,7 +32,7 @@ func (s *Store) Watch() (*Watcher, *Snapshot) {
 	defer s.mu.Unlock()
 	w := &Watcher{s: s, ready: make(chan struct{}, 1), index: s.index}
 	s.watchers[w] = struct{}{}
-	return w, &Snapshot{t: s.tables, index: s.index, at: s.at}
+	return w, s.snapshot()
 }
 
 // Next waits for changes and returns all that are there, with the index of the last entry that they belong to.

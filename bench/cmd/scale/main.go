@@ -3,12 +3,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"syscall"
@@ -32,6 +34,7 @@ func run(ctx context.Context) (err error) {
 	only := flag.String("only", "", "measure only what matches this `expression`")
 	results := flag.String("results", filepath.Join("bench", "results"), "`folder` for the JSON; empty: keep nothing")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`")
+	allocs := flag.String("memprofile", "", "write a profile of what was allocated to this `file`")
 	flag.Parse()
 	o := scale.Options{Runs: *runs, Out: os.Stderr}
 	if *only != "" {
@@ -50,9 +53,17 @@ func run(ctx context.Context) (err error) {
 		}
 		defer pprof.StopCPUProfile()
 	}
+	if *allocs != "" {
+		runtime.MemProfileRate = 64 << 10 // before anything large is made, as its doc asks
+	}
 	r := &bench.Report{Command: "scale " + strings.Join(os.Args[1:], " "), When: time.Now(), Machine: bench.ThisMachine()}
 	if err := scale.Planning(ctx, o, r); err != nil {
 		return err
+	}
+	if *allocs != "" {
+		if err := writeAllocs(*allocs); err != nil {
+			return err
+		}
 	}
 	if err := r.Print(os.Stdout); err != nil {
 		return err
@@ -66,4 +77,13 @@ func run(ctx context.Context) (err error) {
 	}
 	fmt.Println("\nkept in", file)
 	return nil
+}
+
+// writeAllocs writes what was allocated since the start, by where.
+func writeAllocs(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
 }

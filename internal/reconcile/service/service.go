@@ -154,6 +154,8 @@ type plan struct {
 	ingress bool
 	// leaving are the slots in which a task of an older run of a job may still run, and until when it is waited for.
 	leaving map[place]time.Time
+	// claims are those of the service's slots, by their ID.
+	claims map[string]*cluster.Claim
 	// constraints are those that were parsed, by their text.
 	constraints map[string][]cluster.Constraint
 }
@@ -277,6 +279,10 @@ func bySlot(a, b *slot) int {
 
 // slots are the service's slots in their order: those that count, and those whose tasks are all being removed.
 func (pl *plan) slots() (active []*slot, dying map[place]*slot) {
+	pl.claims = map[string]*cluster.Claim{}
+	for c := range store.Prefix[*cluster.Claim](pl.snap, cluster.ClaimSlots(pl.svc.ID)) {
+		pl.claims[c.ID] = c
+	}
 	all := map[place]*slot{}
 	for t := range pl.snap.TasksByService(pl.svc.ID) {
 		if pl.old(t) {
@@ -292,7 +298,7 @@ func (pl *plan) slots() (active []*slot, dying map[place]*slot) {
 	}
 	dying = map[place]*slot{}
 	for p, s := range all {
-		s.claim, _ = store.Get[*cluster.Claim](pl.snap, p.claimID(pl.svc.ID))
+		s.claim = pl.claims[p.claimID(pl.svc.ID)]
 		s.current = s.pick()
 		if s.current.DesiredState == swarm.TaskStateRemove {
 			dying[p] = s
@@ -375,7 +381,7 @@ func bySurplus(slots []*slot) []*slot {
 func (pl *plan) claim(s *slot, t *cluster.Task) store.Change {
 	c := s.claim
 	if c == nil && s.tasks == nil {
-		c, _ = store.Get[*cluster.Claim](pl.snap, s.claimID(pl.svc.ID))
+		c = pl.claims[s.claimID(pl.svc.ID)]
 	}
 	if c == nil {
 		return store.Create(&cluster.Claim{ID: s.claimID(pl.svc.ID), Owner: t.ID, OwnerName: t.Name()})

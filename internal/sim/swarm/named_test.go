@@ -28,10 +28,11 @@ func bubble(t *testing.T, fn func(*testing.T)) {
 // scenario makes a swarm and lets do do what it wants with it; then nothing may have happened that must not.
 func scenario(t *testing.T, managers, workers int, do func(t *testing.T, w *world)) {
 	t.Helper()
-	dir := disks(t)
+	dir, remove := disks(t)
+	defer remove()
 	var w *world
 	bubble(t, func(t *testing.T) {
-		w = newWorld(1, managers+workers, Options{Dir: dir})
+		w = newWorld(1, managers+workers, Options{Dir: dir, Log: logger()})
 		defer w.close()
 		if err := w.found(managers); err != nil {
 			t.Error(err)
@@ -356,5 +357,40 @@ func TestAMajorityIsLostForGood(t *testing.T) {
 				t.Errorf("task %s ran in container %s and now in %q", task, c, after[task])
 			}
 		}
+	})
+}
+
+// A manager that is cut off is demoted, and promoted again before it hears of that. It was taken out of the consensus and
+// does not know it: it must get its vote again. Found by seed 1505.
+func TestADemotionThatIsTakenBackUnheard(t *testing.T) {
+	scenario(t, 3, 1, func(t *testing.T, w *world) {
+		w.create(t, "web", 2)
+		w.mustSettle(t)
+		var h *host
+		for _, m := range w.hosts[:3] {
+			if m != w.mustLead(t) {
+				h = m
+			}
+		}
+		var ps []path
+		for _, o := range w.hosts {
+			if o != h {
+				ps = append(ps, path{o.ip, h.ip}, path{h.ip, o.ip})
+			}
+		}
+		healed := make(chan struct{})
+		go func() {
+			defer close(healed)
+			w.cutFor(8*time.Second, ps)
+		}()
+		if !w.setNode(h, func(s *swarm.NodeSpec) { s.Role = swarm.NodeRoleWorker }) {
+			t.Fatal("it cannot be demoted")
+		}
+		time.Sleep(2 * time.Second)
+		if !w.setNode(h, func(s *swarm.NodeSpec) { s.Role = swarm.NodeRoleManager }) {
+			t.Fatal("it cannot be promoted again")
+		}
+		<-healed
+		w.mustSettle(t)
 	})
 }

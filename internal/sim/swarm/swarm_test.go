@@ -20,20 +20,34 @@ var (
 )
 
 // disks is a folder for the hosts' disks: in memory where there is such a file system, since nobody pulls the plug here.
-func disks(t *testing.T) string {
-	dir, err := os.MkdirTemp("/dev/shm", "shoal-swarm")
-	if err != nil {
-		return t.TempDir()
+// It must be removed when the run is over: thousands of runs do not fit.
+func disks(t *testing.T) (dir string, remove func()) {
+	parent := "/dev/shm"
+	if _, err := os.Stat(parent); err != nil {
+		parent = ""
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
+	dir, err := os.MkdirTemp(parent, "shoal-swarm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func logger() *slog.Logger {
+	if !*debug {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func run(t *testing.T, seed uint64) (stats Stats, err error) {
-	o := Options{Dir: disks(t)}
-	if *debug {
-		o.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
+	dir, remove := disks(t)
+	defer remove()
+	o := Options{Dir: dir, Log: logger()}
 	var r *Result
 	bubble(t, func(t *testing.T) { r, err = Run(seed, o) })
 	if err != nil {
@@ -68,6 +82,7 @@ func TestSwarm(t *testing.T) {
 			if *soak == 0 {
 				break
 			}
+			fmt.Fprintf(os.Stderr, "FAILED: %.2000v\n", err)
 		}
 		sum.Add(stats)
 		t.Logf("seed %d in %v: %+v", s, time.Since(start).Round(time.Millisecond), stats)
