@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -360,9 +361,11 @@ func (l *lab) sh(s *space, argv ...string) string {
 	l.t.Helper()
 	var out []byte
 	l.must(s.in(func() (err error) {
-		out, err = exec.Command(argv[0], argv[1:]...).CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%v: %w: %s", argv, err, out)
+		var said bytes.Buffer // ip complains there of namespaces that end while it looks
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Stderr = &said
+		if out, err = cmd.Output(); err != nil {
+			err = fmt.Errorf("%v: %w: %s%s", argv, err, out, &said)
 		}
 		return err
 	}))

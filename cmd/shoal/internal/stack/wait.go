@@ -63,9 +63,8 @@ func waitForDeploys(deploy *cobra.Command, cli *dryrun.Cli) {
 		if err := run(cmd, args); err != nil {
 			return err
 		}
-		var late map[string]swarm.Service
 		err = poll(ctx, pollTime, func() (bool, error) {
-			late, err = unsettled(ctx, cli.Client(), args[0])
+			late, err := unsettled(ctx, cli.Client(), args[0])
 			return len(late) == 0, err
 		})
 		if err == nil {
@@ -73,6 +72,7 @@ func waitForDeploys(deploy *cobra.Command, cli *dryrun.Cli) {
 		}
 		report, cancel := context.WithTimeout(context.WithoutCancel(cmd.Context()), reportTime)
 		defer cancel()
+		late, _ := unsettled(report, cli.Client(), args[0]) // the last look of the wait may have been cut off
 		why(report, cli.Err(), cli.Client(), late)
 		return fmt.Errorf("stack %s does not run as it was deployed: %w", args[0], err)
 	}
