@@ -8,10 +8,12 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
 
 	"shoal.dev/shoal/internal/network"
 	"shoal.dev/shoal/internal/network/local"
@@ -201,21 +203,42 @@ func (b *boxes) overlays() []local.Network {
 // revise brings the containers on a network to what it is now: their interfaces, if the segment is a new one, and the
 // virtual addresses.
 func (b *boxes) revise(networkID string, note func(string, ...any)) error {
-	var errs []error
-	for _, x := range b.all() {
-		x.mu.Lock()
-		p := x.on(networkID)
-		if p != nil && isSpace(b.netnsOf(x)) {
-			if !b.isPlugged(p) {
-				note("network of container %s", x.ID)
-				errs = append(errs, b.plug(x))
-			} else {
-				errs = append(errs, b.setVirtual(x))
-			}
-		}
-		x.mu.Unlock()
+	boxes := b.all()
+	errs := make([]error, len(boxes))
+	var noting sync.Mutex
+	noteOne := func(format string, args ...any) {
+		noting.Lock()
+		defer noting.Unlock()
+		note(format, args...)
 	}
+	var all errgroup.Group
+	all.SetLimit(revisedAtOnce)
+	for i, x := range boxes {
+		all.Go(func() error {
+			errs[i] = b.reviseOne(x, networkID, noteOne)
+			return nil // the others are revised all the same
+		})
+	}
+	_ = all.Wait()
 	return errors.Join(errs...)
+}
+
+// revisedAtOnce is how many containers are brought to a change at a time. Each waits for the kernel, some 15 ms, more than it
+// computes.
+const revisedAtOnce = 32
+
+func (b *boxes) reviseOne(x *box, networkID string, note func(string, ...any)) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.on(networkID)
+	if p == nil || !isSpace(b.netnsOf(x)) {
+		return nil
+	}
+	if b.isPlugged(p) {
+		return b.setVirtual(x)
+	}
+	note("network of container %s", x.ID)
+	return b.plug(x)
 }
 
 // isPlugged says whether the host's end of an interface on a network of the swarm is where it belongs.

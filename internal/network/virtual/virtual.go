@@ -67,14 +67,22 @@ func Change(ns netns.NsHandle, old, vips []network.VIP) error {
 	for _, v := range old {
 		was[v.Addr] = v.Backends
 	}
+	kept := 0
+	for _, v := range vips {
+		if _, ok := was[v.Addr]; ok {
+			kept++
+		}
+	}
+	if kept == 0 || kept < len(old) { // a rule that leads to a service cannot be taken away without being asked for
+		return Apply(ns, vips)
+	}
 	w, err := newWriter(ns)
 	if err != nil {
 		return err
 	}
-	var changed []network.VIP
+	var moved []network.VIP // the services of which a flow may go to what is no backend
 	for _, v := range vips {
 		backends, ok := was[v.Addr]
-		delete(was, v.Addr)
 		switch {
 		case ok && slices.Equal(backends, v.Backends):
 			continue
@@ -86,15 +94,23 @@ func Change(ns netns.NsHandle, old, vips []network.VIP) error {
 		default:
 			w.service(v)
 		}
-		changed = append(changed, v)
-	}
-	if len(old) == 0 || len(was) > 0 { // a rule that leads to a service cannot be taken away without being asked for
-		return Apply(ns, vips)
+		if len(backends) == 0 || !within(backends, v.Backends) {
+			moved = append(moved, v)
+		}
 	}
 	if err := w.flush(); err != nil {
 		return Apply(ns, vips)
 	}
-	return moveFlows(ns, changed)
+	return moveFlows(ns, moved)
+}
+
+// within says whether all of some are among all.
+func within(some, all []netip.Addr) bool {
+	set := make(map[netip.Addr]struct{}, len(all))
+	for _, a := range all {
+		set[a] = struct{}{}
+	}
+	return !slices.ContainsFunc(some, func(a netip.Addr) bool { _, ok := set[a]; return !ok })
 }
 
 // writer queues the messages of the transaction and keeps the first error.
@@ -106,15 +122,17 @@ type writer struct {
 }
 
 func newWriter(ns netns.NsHandle) (*writer, error) {
-	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)), nftables.WithSockOptions(roomy))
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns)), nftables.WithSockOptions(roomy), nftables.AsLasting())
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}
 	return &writer{conn: conn, table: &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}}, nil
 }
 
-// flush executes what is queued.
+// flush executes what is queued, and ends the writer. To close its socket takes the kernel a grace period of 15 ms, twenty
+// times the change itself, for which nobody waits.
 func (w *writer) flush() error {
+	defer func() { go w.conn.CloseLasting() }()
 	if w.err != nil {
 		return w.err
 	}
@@ -227,7 +245,7 @@ func moveFlows(ns netns.NsHandle, vips []network.VIP) error {
 	if err != nil {
 		return fmt.Errorf("open conntrack: %w", err)
 	}
-	defer h.Close()
+	defer func() { go h.Close() }() // as in flush
 	f := staleFlow{}
 	for _, v := range vips {
 		f[v.Addr] = v.Backends
