@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,6 +26,7 @@ import (
 // swarmOf is a swarm with the network team, which comes to the host with the first attachment.
 type swarmOf struct {
 	host *fake.Network
+	mu   sync.Mutex // guards held and away: places are given back in the background
 	held map[string]cluster.Attachment
 	next netip.Addr
 	away error // no manager answers
@@ -59,13 +62,15 @@ func (s *swarmOf) Attach(ctx context.Context, r cluster.AttachRequest) (*cluster
 	if !a.Addr.IsValid() {
 		a.Addr, s.next = s.next, s.next.Next()
 	}
-	s.held[a.TaskID] = a
+	s.put(a)
 	return &a, s.host.Apply(ctx, network.Desired{Overlays: []*network.Overlay{{
 		ID: "teamid", Name: "team", Subnet: netip.MustParsePrefix("10.9.0.0/24"), Gateway: netip.MustParseAddr("10.9.0.1"),
 	}}})
 }
 
 func (s *swarmOf) Detach(_ context.Context, ids []string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.away != nil {
 		return s.away
 	}
@@ -75,10 +80,30 @@ func (s *swarmOf) Detach(_ context.Context, ids []string) error {
 	return nil
 }
 
+// holds is what the swarm has at this moment.
+func (s *swarmOf) holds() map[string]cluster.Attachment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.held)
+}
+
+// leave has no manager answer any more.
+func (s *swarmOf) leave(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = err
+}
+
+func (s *swarmOf) put(a cluster.Attachment) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[a.TaskID] = a
+}
+
 // tell is what the node's manager says.
 func (s *swarmOf) tell(a *attach.Sandboxes) {
 	var list []cluster.Attachment
-	for _, h := range s.held {
+	for _, h := range s.holds() {
 		list = append(list, h)
 	}
 	a.Take(list)
@@ -133,8 +158,8 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%v %v, asked %d times", again, err, s.asks)
 		}
 		// Off the network again.
-		if _, err := a.Attach(t.Context(), "c1", on("bridge")); err != nil || len(s.held) != 0 {
-			t.Errorf("%v, the swarm holds %v", err, s.held)
+		if _, err := a.Attach(t.Context(), "c1", on("bridge")); err != nil || len(s.holds()) != 0 {
+			t.Errorf("%v, the swarm holds %v", err, s.holds())
 		}
 		r := on("team")
 		r.Networks[0].Addr = netip.MustParseAddr("10.9.0.99")
@@ -142,13 +167,13 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%v %v", sandbox, err)
 		}
 		// One that ends keeps its place for a moment.
-		if err := a.Detach(t.Context(), "c1"); err != nil || len(s.held) != 1 {
-			t.Errorf("%v, the swarm holds %v", err, s.held)
+		if err := a.Detach(t.Context(), "c1"); err != nil || len(s.holds()) != 1 {
+			t.Errorf("%v, the swarm holds %v", err, s.holds())
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if len(s.held) != 0 {
-			t.Errorf("the swarm holds %v", s.held)
+		if len(s.holds()) != 0 {
+			t.Errorf("the swarm holds %v", s.holds())
 		}
 	})
 }
@@ -168,7 +193,7 @@ func TestRefusals(t *testing.T) {
 			}
 		}
 		// A host that has just started waits longer than one that has not.
-		s.away = errors.New("no manager")
+		s.leave(errors.New("no manager"))
 		for _, want := range []time.Duration{90 * time.Second, 20 * time.Second} {
 			began := time.Now()
 			_, err := a.Attach(t.Context(), "c1", on("team"))
@@ -204,14 +229,14 @@ func TestWhatNobodyHoldsIsGivenBack(t *testing.T) {
 		if _, err := a.Attach(t.Context(), "c1", on("team")); err != nil {
 			t.Fatal(err)
 		}
-		s.held["lost"] = cluster.Attachment{TaskID: "lost", ContainerID: "c2", NetworkID: "teamid", Addr: netip.MustParseAddr("10.9.0.20")}
-		s.held["old"] = cluster.Attachment{TaskID: "old", ContainerID: "c1", NetworkID: "teamid", Addr: netip.MustParseAddr("10.9.0.21")}
+		s.put(cluster.Attachment{TaskID: "lost", ContainerID: "c2", NetworkID: "teamid", Addr: netip.MustParseAddr("10.9.0.20")})
+		s.put(cluster.Attachment{TaskID: "old", ContainerID: "c1", NetworkID: "teamid", Addr: netip.MustParseAddr("10.9.0.21")})
 		next := begin(t, host, s)
 		s.tell(next)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if len(s.held) != 1 || s.held["lost"].TaskID+s.held["old"].TaskID != "" {
-			t.Errorf("the swarm holds %v", s.held)
+		if held := s.holds(); len(held) != 1 || held["lost"].TaskID+held["old"].TaskID != "" {
+			t.Errorf("the swarm holds %v", s.holds())
 		}
 	})
 }
@@ -226,7 +251,7 @@ func TestAPlaceIsKeptWhileNoManagerAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.away = attach.ErrAway
+		s.leave(attach.ErrAway)
 		if err := a.Detach(t.Context(), "c1"); err != nil {
 			t.Fatal(err)
 		}
