@@ -167,34 +167,6 @@ func (m *member) describe(n *Node) func(context.Context) swarm.NodeDescription {
 	}
 }
 
-// connect opens the agent's link: to this node itself if it is a manager, else to one manager after the other.
-func (m *member) connect(n *Node) func(context.Context) (agent.Session, error) {
-	return func(ctx context.Context) (agent.Session, error) {
-		addr := m.nextManager()
-		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		l, err := link.Dial(ctx, addr, link.DialConfig{Identity: m.identity, Handler: n.serveManagers(), Dial: n.machine.Dial, Log: n.log})
-		m.judge(n, err)
-		if err != nil {
-			return agent.Session{}, fmt.Errorf("connecting to the manager at %s: %w", addr, err)
-		}
-		m.link.Store(l)
-		return agent.Session{RoundTripper: l, Done: l.Done(), Close: func() { l.Close() }}, nil
-	}
-}
-
-func (m *member) nextManager() string {
-	if m.manager != nil {
-		return loopback(m.manager.server.Addr().String())
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.st.Managers) == 0 {
-		return ""
-	}
-	return m.st.Managers[int(m.nextAddr.Add(1))%len(m.st.Managers)].Addr
-}
-
 // loopback is how a node reaches its own listener.
 func loopback(listen string) string {
 	host, port, _ := net.SplitHostPort(listen)
