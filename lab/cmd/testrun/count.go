@@ -2,9 +2,11 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,6 +29,13 @@ type count struct {
 	parents                 map[key]bool // tests with subtests
 	bad                     map[key]bool // tests that failed, and all above them
 	tests                   map[string]int
+	times                   []timed
+}
+
+// timed is how long a test took that counts.
+type timed struct {
+	name string
+	took time.Duration
 }
 
 func newCount(out io.Writer) *count {
@@ -101,6 +110,7 @@ func (c *count) endTest(e event, k key) {
 		return
 	}
 	c.tests[e.Package]++
+	c.times = append(c.times, timed{e.Package + " " + e.Test, time.Duration(e.Elapsed * float64(time.Second))})
 	switch e.Action {
 	case "pass":
 		c.passed++
@@ -151,6 +161,22 @@ func (c *count) endPackage(e event) {
 func (c *count) listSkipped() {
 	for _, r := range c.reasons {
 		fmt.Fprintln(c.out, "SKIP ", r)
+	}
+}
+
+// shown is how many of the slowest tests are listed, slow from how long on.
+const (
+	shown = 15
+	slow  = 5 * time.Second
+)
+
+// listSlowest prints where the time goes. Tests that run beside each other each have all of theirs.
+func (c *count) listSlowest() {
+	slices.SortStableFunc(c.times, func(a, b timed) int { return cmp.Compare(b.took, a.took) })
+	for _, t := range c.times[:min(shown, len(c.times))] {
+		if t.took >= slow {
+			fmt.Fprintf(c.out, "SLOW  %6.1fs  %s\n", t.took.Seconds(), t.name)
+		}
 	}
 }
 

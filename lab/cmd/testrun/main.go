@@ -52,6 +52,7 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testrun:", err)
 	}
+	c.listSlowest()
 	c.listSkipped()
 	line := c.String()
 	fmt.Println(line)

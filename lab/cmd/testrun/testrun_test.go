@@ -64,6 +64,12 @@ func TestCount(t *testing.T) {
 			`{"Action":"output","Package":"p","Test":"T","Output":"panic: x\n"}`,
 			`{"Action":"fail","Package":"p"}`,
 		}, "0 passed, 1 failed, 0 skipped", []string{"T did not end", "panic: x"}},
+		{"slow ones", []string{
+			`{"Action":"pass","Package":"p","Test":"Quick","Elapsed":4.9}`,
+			`{"Action":"pass","Package":"p","Test":"Slow","Elapsed":5}`,
+			`{"Action":"pass","Package":"p","Test":"Slowest","Elapsed":61.25}`,
+			`{"Action":"pass","Package":"p"}`,
+		}, "3 passed, 0 failed, 0 skipped", []string{"SLOW    61.2s  p Slowest\nSLOW     5.0s  p Slow\n"}},
 		{"no tests", []string{`{"Action":"skip","Package":"p"}`}, "0 passed, 0 failed, 0 skipped", nil},
 		{"what is no event is passed on", []string{"go: warning"}, "0 passed, 0 failed, 0 skipped", []string{"go: warning"}},
 	}
@@ -74,6 +80,7 @@ func TestCount(t *testing.T) {
 			if err := c.read(strings.NewReader(strings.Join(tt.events, "\n"))); err != nil {
 				t.Fatal(err)
 			}
+			c.listSlowest()
 			c.listSkipped()
 			if c.String() != tt.want {
 				t.Errorf("%s, want %s", c, tt.want)
