@@ -13,7 +13,7 @@ import (
 func TestPlainContainersOnOverlayNetworks(t *testing.T) {
 	w := newWorld(t, 3)
 	w.swarm(3, 1)
-	w.shoal(1, "network", "create", "--driver", "overlay", "--attachable", "--subnet", "10.30.0.0/24", "team")
+	w.shoal(1, "network", "create", "--driver", "overlay", "--attachable", "--subnet", "10.30.0.0/24", "--ip-range", "10.30.0.128/25", "team")
 	w.shoal(1, "network", "create", "--driver", "overlay", "closed")
 	w.shoal(1, "service", "create", "--detach", "--name", "web", "--replicas", "2", "--network", "team", "hello:1")
 	w.running(1, "web", 2, 30*time.Second)
