@@ -37,6 +37,8 @@ const (
 
 	zerosDefault = 1 << 20
 	zerosMax     = 16 << 30
+	// lastAccepts is how long connections are accepted after the signal to end.
+	lastAccepts = 100 * time.Millisecond
 	// drainWithin bounds the wait for the last answers: the slowest that may be asked for, and some.
 	drainWithin = slowMax + 10*time.Second
 )
@@ -82,6 +84,12 @@ func serve(ctx context.Context, addr string) error {
 	case <-ctx.Done():
 	}
 	log.Print("hello drains")
+	// A connection that was made before the signal may not have been accepted yet; http.Server would not wait for it.
+	select {
+	case err := <-served:
+		return err
+	case <-time.After(lastAccepts):
+	}
 	drain, cancel := context.WithTimeout(context.Background(), drainWithin)
 	defer cancel()
 	if err := srv.Shutdown(drain); err != nil {
